@@ -1,0 +1,1 @@
+"""Model access: load, sites, capture, edits, run, generate."""

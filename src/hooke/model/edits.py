@@ -1,0 +1,198 @@
+"""Edits: frozen descriptions of a change at a site and positions.
+
+An edit is data. It can be kept, shown, batched and planned, and it is checked against the model before anything runs. Edits of one
+run are applied in the order given; what later layers see, and what a capture of the same site returns, is the edited value.
+
+Positions: None (everywhere, generated tokens included), an int or a sequence of ints (in terms of each row's own tokens, negative from
+the end), "last" (the last prompt token), "prompt", "generated", "kept" (the one mask: no padding, no special tokens; generated
+tokens count as kept), or a Bool tensor [batch, pos].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from hooke.base.errors import ConfigError, DataError, ShapeError
+from hooke.model.sites import Site
+
+Positions = int | Sequence[int] | Tensor | Literal["last", "prompt", "generated", "kept"] | None
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    """What `Splice` needs of a dictionary."""
+
+    def reconstruct(self, x: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A change at one site. `change` gives the new value at every position; the engine keeps it where the positions say so."""
+
+    site: Site | str
+
+    def change(self, x: Tensor) -> Tensor:
+        """The edited value of the site's tensor `x`, same shape."""
+        raise TypeError(
+            f"{type(self).__name__} is not an edit by itself; use Set, Add, Scale, Project, Ablate or Splice"
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that the edit carries, by field name, for checks and storage."""
+        return {}
+
+    def check(self, feature: tuple[int, ...] | None) -> None:
+        """Check the edit against the trailing shape of its site (None where it has no fixed one).
+
+        Raises:
+            ShapeError: for a tensor of the wrong width.
+            DataError: for NaN or infinite values.
+        """
+        for name, tensor in self.tensors().items():
+            if not tensor.is_floating_point():
+                raise DataError(f"{self.label}: {name} has dtype {tensor.dtype}; expected floating point")
+            if not bool(torch.isfinite(tensor).all()):
+                raise DataError(
+                    f"{self.label}: {name} has {int((~torch.isfinite(tensor)).sum())} NaN or infinite values"
+                )
+            if feature is not None:
+                self._check_shape(name, tensor, feature)
+
+    def _check_shape(self, name: str, tensor: Tensor, feature: tuple[int, ...]) -> None:
+        if tuple(tensor.shape) != feature:
+            raise ShapeError(f"{self.label}: {name} has shape {tuple(tensor.shape)}; the site needs {feature}")
+
+    @property
+    def label(self) -> str:
+        """Name for messages, such as `Add at resid_post.2`."""
+        return f"{type(self).__name__} at {self.site}"
+
+
+@dataclass(frozen=True, eq=False)
+class Set(Edit):
+    """Replace the value.
+
+    Args:
+        value: of the site's own trailing shape (the same vector at all positions), or `[batch, pos, ...]` for the whole
+            prompt, or, with explicit int positions, `[n_positions, ...]` or `[batch, n_positions, ...]`.
+    """
+
+    value: Tensor = field(kw_only=False)
+    positions: Positions = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"value": self.value}
+
+    def change(self, x: Tensor) -> Tensor:
+        return self.value.to(x).expand(x.shape)
+
+    def _check_shape(self, name: str, tensor: Tensor, feature: tuple[int, ...]) -> None:
+        extra = tensor.ndim - len(feature)
+        if tuple(tensor.shape[max(0, extra) :]) != feature or extra not in (0, 1, 2):
+            raise ShapeError(
+                f"{self.label}: value has shape {tuple(tensor.shape)}; expected {feature}, "
+                f"or [batch, pos] or [n_positions] before it"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Edit):
+    """Add `scale * vector`: steering. The vector has the site's trailing shape."""
+
+    vector: Tensor
+    scale: float = 1.0
+    positions: Positions = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"vector": self.vector}
+
+    def change(self, x: Tensor) -> Tensor:
+        return x + self.scale * self.vector.to(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Edit):
+    """Multiply by a number."""
+
+    factor: float
+    positions: Positions = None
+
+    def change(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+@dataclass(frozen=True, eq=False)
+class Project(Edit):
+    """Remove the component along a direction: x - (x . u) u with u the unit vector. Acts on the last dimension."""
+
+    direction: Tensor
+    positions: Positions = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"direction": self.direction}
+
+    def check(self, feature: tuple[int, ...] | None) -> None:
+        super().check(None if feature is None else feature[-1:])
+        if float(self.direction.norm()) == 0.0:
+            raise DataError(f"{self.label}: the direction has norm 0; there is nothing to remove")
+
+    def change(self, x: Tensor) -> Tensor:
+        unit = (self.direction / self.direction.norm()).to(x)
+        return x - (x @ unit)[..., None] * unit
+
+
+@dataclass(frozen=True, eq=False)
+class Ablate(Edit):
+    """Remove what a site says: set it to zero, or to a mean that was taken over a dataset.
+
+    Args:
+        kind: "zero" or "mean".
+        reference: the mean, of the site's trailing shape; needed for kind "mean".
+    """
+
+    kind: Literal["zero", "mean"] = "zero"
+    reference: Tensor | None = None
+    positions: Positions = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {} if self.reference is None else {"reference": self.reference}
+
+    def check(self, feature: tuple[int, ...] | None) -> None:
+        if (self.kind == "mean") != (self.reference is not None):
+            raise ConfigError(
+                f"{self.label}: kind 'mean' needs a reference, kind 'zero' takes none; kind is {self.kind!r}"
+            )
+        super().check(feature)
+
+    def change(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x) if self.reference is None else self.reference.to(x).expand(x.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Splice(Edit):
+    """Put a dictionary's reconstruction in the place of the value it reads.
+
+    Args:
+        dictionary: has `reconstruct(x)`, from and to the site's width.
+        error: "drop" leaves the reconstruction alone, "keep" adds back the clean error, so that nothing changes.
+    """
+
+    dictionary: Reconstructs
+    error: Literal["drop", "keep"] = "drop"
+    positions: Positions = "kept"
+
+    def check(self, feature: tuple[int, ...] | None) -> None:
+        for side in ("d_in", "d_out"):
+            width = getattr(self.dictionary, side, None)
+            if feature is not None and width is not None and (width,) != feature:
+                raise ShapeError(f"{self.label}: the dictionary has {side} {width}; the site has width {feature}")
+
+    def change(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        rebuilt = self.dictionary.reconstruct(flat.float()).to(x).reshape(x.shape)
+        return rebuilt if self.error == "drop" else rebuilt + (x - rebuilt)

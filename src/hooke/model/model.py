@@ -1,0 +1,283 @@
+"""The model: a Hugging Face model in place, with sites, capture, edits, runs and generation."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hooke.base.errors import DataError, ModelError
+from hooke.model import generate as generation
+from hooke.model.capture import StopRun, applied
+from hooke.model.edits import Edit
+from hooke.model.families import layout_of
+from hooke.model.plan import MAP_SITES, Plan, available, make_plan, resolve
+from hooke.model.run import Run
+from hooke.model.sites import Site
+from hooke.model.text import TokenText
+from hooke.model.tokens import Tokens
+
+Inputs = str | Sequence[str] | Tokens | Tensor
+
+
+@dataclass(frozen=True)
+class SiteInfo:
+    """A site with the shape of its tensor, in words and in numbers (None where it depends on the input)."""
+
+    site: Site
+    words: str
+    shape: tuple[int | None, ...]
+
+
+class Model:
+    """A language model that can be looked into. Made by `hooke.load`.
+
+    The Hugging Face module `hf` stays as it is: no weight is copied, folded or replaced, and a run without edits gives its
+    logits bit for bit.
+    """
+
+    def __init__(self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        self.hf = hf.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.layout = layout_of(hf.config)
+        self.d_vocab: int = hf.get_output_embeddings().weight.shape[0]
+
+    # -- facts ---------------------------------------------------------------------------------------------------------
+
+    family = property(lambda self: self.layout.family, doc="Name of the architecture's family.")
+    n_layers = property(lambda self: self.layout.n_layers, doc="Number of blocks.")
+    d_model = property(lambda self: self.layout.d_model, doc="Width of the residual stream.")
+    n_heads = property(lambda self: self.layout.n_heads, doc="Query heads per layer.")
+    n_kv_heads = property(lambda self: self.layout.n_kv_heads, doc="Key-value heads per layer.")
+    d_head = property(lambda self: self.layout.d_head, doc="Width of a head.")
+    d_mlp = property(lambda self: self.layout.d_mlp, doc="Neurons per layer.")
+    device = property(lambda self: self.hf.device, doc="Where the weights are.")
+    dtype = property(lambda self: self.hf.dtype, doc="Precision of the weights.")
+
+    @functools.cached_property
+    def identity(self) -> Mapping[str, str]:
+        """What makes this model this model: stored with everything made from it, and compared before anything is re-used.
+
+        `weights` is a SHA-256 over every parameter's name, shape and up to 4,096 evenly spaced values in float32.
+        """
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.hf.state_dict().items()):
+            flat = weight.detach().flatten()
+            sample = flat[:: max(1, flat.numel() // 4096)].float().cpu().contiguous()
+            digest.update(f"{name} {tuple(weight.shape)}".encode())
+            digest.update(sample.numpy().tobytes())
+        words = "\n".join(f"{k}\t{v}" for k, v in sorted(self.tokenizer.get_vocab().items()))
+        return {
+            "name": self.name,
+            "architecture": type(self.hf).__name__,
+            "weights": digest.hexdigest(),
+            "tokenizer": hashlib.sha256(words.encode()).hexdigest(),
+        }
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Ids of special tokens: never part of training or statistics."""
+        return sorted(set(self.tokenizer.all_special_ids))
+
+    @property
+    def unembed(self) -> Float[Tensor, "d_model vocab"]:
+        """W_U, raw: the matrix after the final norm, nothing folded."""
+        return self.hf.get_output_embeddings().weight.detach().T
+
+    @property
+    def final_norm_gain(self) -> Float[Tensor, " d_model"]:
+        """Gain of the final norm."""
+        return self.hf.get_submodule(self.layout.outside["final_norm"].path).weight.detach()
+
+    @property
+    def final_norm_centres(self) -> bool:
+        """Whether the final norm subtracts the mean (LayerNorm) or not (RMSNorm)."""
+        return isinstance(self.hf.get_submodule(self.layout.outside["final_norm"].path), torch.nn.LayerNorm)
+
+    # -- sites ---------------------------------------------------------------------------------------------------------
+
+    def site(self, asked: Site | str) -> Site:
+        """One site of this model, negative layers worked out.
+
+        Raises:
+            SiteError: for a name, layer or head that this model does not have, or a pattern of several sites.
+        """
+        return resolve(self.layout, Site.parse(asked) if isinstance(asked, str) else asked)[0]
+
+    def sites(self) -> list[SiteInfo]:
+        """Every site with its shape, in order of execution."""
+        return [self._info(site) for site in available(self.layout)]
+
+    def width(self, asked: Site | str) -> int:
+        """Size of a site's last dimension.
+
+        Raises:
+            SiteError: as `site`, and for attention maps, whose size depends on the input.
+        """
+        site = self.site(asked)
+        width = self._info(site).shape[-1]
+        if width is None:
+            raise DataError(f"site {site} is a map over positions; it has no fixed width")
+        return width
+
+    def _info(self, site: Site) -> SiteInfo:
+        if site.name in MAP_SITES:
+            return SiteInfo(site, "batch head pos pos", (None, self.n_heads, None, None))
+        feature = self.layout.feature_shape(site.name, self.d_vocab)
+        last = {self.d_mlp: "d_mlp", self.d_vocab: "vocab"}.get(feature[-1], "d_model")
+        words = "head d_head" if len(feature) == 2 else "d_model" if feature[-1] == self.d_model else last
+        return SiteInfo(site, f"batch pos {words}", (None, None, *feature))
+
+    # -- text ----------------------------------------------------------------------------------------------------------
+
+    def tokens(
+        self,
+        text: str | Sequence[str],
+        *,
+        bos: bool = True,
+        padding_side: Literal["left", "right"] = "right",
+        max_length: int | None = None,
+    ) -> Tokens:
+        """Tokenise one text or several, padded on one side.
+
+        Args:
+            bos: put the tokenizer's BOS first, where it has one.
+            max_length: keep at most this many tokens of each text.
+
+        Raises:
+            DataError: for an empty batch, or a text without tokens where no BOS is added.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        first = [self.tokenizer.bos_token_id] if bos and self.tokenizer.bos_token_id is not None else []
+        rows = [first + self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
+        return self.batch([row[:max_length] for row in rows], padding_side=padding_side)
+
+    def batch(self, rows: Sequence[Sequence[int]], *, padding_side: Literal["left", "right"] = "right") -> Tokens:
+        """Rows of ids as `Tokens`, padded on one side, special tokens marked, on the model's device."""
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        built = Tokens.from_ids(rows, special_ids=self.special_ids, pad_id=pad, padding_side=padding_side)
+        return self._checked(built)
+
+    @functools.cached_property
+    def text(self) -> TokenText:
+        """How token ids read: for display and for whole texts."""
+        return TokenText(self.tokenizer, self.d_vocab)
+
+    def token_strings(self, ids: Int[Tensor, " pos"] | Sequence[int]) -> list[str]:
+        """The text of each token in turn; joined, they give the whole text. See `TokenText.pieces`."""
+        return self.text.pieces([int(i) for i in ids])
+
+    def as_tokens(self, inputs: Inputs) -> Tokens:
+        """Whatever `run` takes, as `Tokens` on the model's device."""
+        if isinstance(inputs, Tokens):
+            return self._checked(inputs)
+        if isinstance(inputs, Tensor):
+            return self._checked(Tokens.from_ids(inputs, special_ids=self.special_ids))
+        return self.tokens(inputs)
+
+    def _checked(self, tokens: Tokens) -> Tokens:
+        low, high = int(tokens.ids.min()), int(tokens.ids.max())
+        if low < 0 or high >= self.d_vocab:
+            raise DataError(f"token id {low if low < 0 else high} is outside the vocabulary, 0 to {self.d_vocab - 1}")
+        limit = getattr(self.hf.config, "max_position_embeddings", None)
+        if limit is not None and int(tokens.lengths.max()) > limit:
+            raise DataError(f"a row has {int(tokens.lengths.max())} tokens; {self.name} takes at most {limit}")
+        return tokens.to(self.device)
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def plan(
+        self,
+        tokens: Tokens,
+        *,
+        capture: Sequence[Site | str] | Site | str = (),
+        edits: Sequence[Edit] = (),
+        until: Site | str | None = None,
+    ) -> Plan:
+        """Check captures and edits against the model and the tokens; raises before anything runs."""
+        return make_plan(self.layout, self.d_vocab, tokens, capture=capture, edits=edits, until=until)
+
+    def run(
+        self,
+        inputs: Inputs,
+        *,
+        capture: Sequence[Site | str] | Site | str = (),
+        edits: Sequence[Edit] = (),
+        until: Site | str | None = None,
+        gradients: bool = False,
+    ) -> Run:
+        """Run the model once.
+
+        Args:
+            inputs: text or texts (BOS added), `Tokens`, or ids `[batch, pos]`.
+            capture: sites or patterns to read.
+            edits: changes, applied in order.
+            until: stop after this site is computed; later layers cost nothing and `logits` is None.
+            gradients: record the graph, so that captured tensors and logits can be differentiated.
+
+        Raises:
+            SiteError, ShapeError, DataError, ConfigError: before the model runs, for anything that does not fit.
+        """
+        tokens = self.as_tokens(inputs)
+        plan = self.plan(tokens, capture=capture, edits=edits, until=until)
+        logits = None
+        with torch.set_grad_enabled(gradients), applied(self.hf, self.layout, plan, tokens) as progress:
+            try:
+                logits = self.hf(**self.arguments(tokens), use_cache=False).logits
+            except StopRun:
+                pass
+        maps = sorted({str(s.layer) for s in plan.sites if s.name in MAP_SITES})
+        kernel = self.hf.config._attn_implementation
+        notes = (f"layers {', '.join(maps)} ran attention step by step for their maps, not {kernel}",) if maps else ()
+        return Run(tokens, logits, progress.acts, notes)
+
+    def arguments(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Keyword arguments for the Hugging Face forward; mask and positions only where there is padding."""
+        if not tokens.is_padded:
+            return {"input_ids": tokens.ids}
+        return {
+            "input_ids": tokens.ids,
+            "attention_mask": tokens.mask.long(),
+            "position_ids": tokens.position_ids,
+        }
+
+    @contextmanager
+    def capture(self, *sites: Site | str) -> Iterator[dict[Site, Tensor]]:
+        """Read sites of whatever the Hugging Face model runs while the block lasts.
+
+        Example:
+            with model.capture("resid_post.*") as acts:
+                model.hf(input_ids)
+            acts[Site("resid_post", 2)]
+        """
+        found = tuple(dict.fromkeys(site for asked in sites for site in resolve(self.layout, asked)))
+        with applied(self.hf, self.layout, Plan(captures=found), None) as progress:
+            yield progress.acts
+
+    def generate(self, prompts: Inputs, **options: object) -> generation.Generation:
+        """Continue prompts under edits, with a KV cache. Options: see `hooke.model.generate.generate`."""
+        return generation.generate(self, prompts, **options)
+
+    def __repr__(self) -> str:
+        n = sum(p.numel() for p in self.hf.parameters())
+        return (
+            f"Model({self.name!r}: {self.family}, {self.n_layers} layers, d_model {self.d_model}, "
+            f"{self.n_heads} heads, {n / 1e6:.1f} M parameters, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+        )
+
+
+def check_pair(hf: object, tokenizer: object) -> None:
+    """Raise where a (model, tokenizer) pair is not what `load` can take."""
+    if not isinstance(hf, PreTrainedModel):
+        raise ModelError(f"expected a transformers model first, got {type(hf).__name__}")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ModelError(f"expected a transformers tokenizer second, got {type(tokenizer).__name__}")
