@@ -52,13 +52,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise DataError(f"nothing was written for {target}; write to the path that atomic_path gives")
         _flush(temporary)
         _move(temporary, target)
-        _fsync(target.parent)
+        fsync(target.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full(target) from error
         raise
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 def disk_full(path: Path) -> DataError:
@@ -187,6 +187,25 @@ def readable_bytes(n_bytes: int) -> str:
     return f"{size / 1000:.1f} TB"
 
 
+def fsync(path: Path) -> None:
+    """Wait until a file (or a folder's list of names) is on the disk."""
+    if os.name == "nt":  # Windows cannot flush a folder, nor a file that is open for reading
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all in it; nothing there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _unreadable(path: Path, error: OSError) -> FormatError:
     reason = "it does not exist" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
     return FormatError(f"{path} cannot be read: {reason}")
@@ -196,15 +215,7 @@ def _flush(path: Path) -> None:
     if path.is_dir():
         for child in path.iterdir():
             _flush(child)
-    _fsync(path)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync(path)
 
 
 def _move(temporary: Path, target: Path) -> None:
@@ -214,11 +225,4 @@ def _move(temporary: Path, target: Path) -> None:
     aside = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-old")
     os.replace(target, aside)
     os.replace(temporary, target)
-    _remove(aside)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    remove(aside)

@@ -16,7 +16,10 @@ from pydantic import BaseModel
 
 from hooke.base.errors import DataError
 
+MAX_DEPTH = 64  # of nesting in files that hooke reads: more is an accident or an attack
+
 _NOT_FINITE = {"NaN", "Infinity", "-Infinity"}
+_TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
 
 
 def jsonable(value: Any) -> Any:
@@ -67,7 +70,7 @@ def dumps(value: Any, *, indent: int | None = None) -> str:
 
 
 def loads(text: str | bytes) -> Any:
-    """Read strict JSON (UTF-8).
+    """Read strict JSON (UTF-8), nested at most `MAX_DEPTH` deep.
 
     Raises:
         ValueError: for everything that is not JSON, too deep, or not Unicode, with a reason in one line.
@@ -75,9 +78,12 @@ def loads(text: str | bytes) -> Any:
     if isinstance(text, bytes):
         text = text.decode("utf-8")
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError(_TOO_DEEP) from None
+    if text.count("[") + text.count("{") > MAX_DEPTH:  # only then can it be too deep
+        _require_depth(value)
+    return value
 
 
 def finite_or_not(value: Any) -> float:
@@ -108,6 +114,27 @@ def _key(key: Any) -> str:
     if isinstance(key, int | PurePath) and not isinstance(key, bool):
         return str(key)
     raise DataError(f"{key!r} cannot be a name in a JSON object; use text")
+
+
+def _require_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, dict | list)
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise ValueError(_TOO_DEEP)
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:20]} is too large for a float")
+    return value
 
 
 def _refuse_constant(text: str) -> NoReturn:
