@@ -1,0 +1,1 @@
+"""Data: corpora, packed batches, harvest, store and pool."""

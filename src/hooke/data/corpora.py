@@ -52,12 +52,26 @@ class Corpus:
         """The first `n_documents` documents as a corpus of their own."""
         return Corpus(f"{self.name}[:{n_documents}]", lambda: itertools.islice(self.open(), n_documents))
 
+    def repeated(self, times: int | None = None) -> Corpus:
+        """The corpus over and over: `times` passes, or without end. An empty corpus stays empty."""
+
+        def documents() -> Iterator[Document]:
+            for _ in itertools.count() if times is None else range(times):
+                stream = self.open()
+                first = next(stream, None)
+                if first is None:
+                    return
+                yield first
+                yield from stream
+
+        return Corpus(f"{self.name}*{'' if times is None else times}", documents)
+
 
 def stdlib(split: Split = "train", tests: bool = False) -> Corpus:
     """Source files of the running interpreter's standard library, one document a module, in a fixed mixed order.
 
-    The split is by module: about 5 % of the modules are held out by a hash of the module's name, so that the held-out set is the
-    same on every machine. A module and its tests (`argparse`, `test_argparse`) always fall on the same side.
+    The split is by module: about 5 % of the modules are held out by a hash of the module's name, so that the held-out
+    set is the same on every machine. A module and its tests (`argparse`, `test_argparse`) always fall on the same side.
     Code-page tables and rendered documentation (`encodings`, `pydoc_data`) are left out.
 
     Args:
@@ -145,7 +159,9 @@ def jsonl(path: str | Path, field: str = "text") -> Corpus:
                 except json.JSONDecodeError as error:
                     raise DataError(f"{path} line {number} is not JSON: {error}") from error
                 if not isinstance(row, dict) or not isinstance(row.get(field), str):
-                    raise DataError(f"{path} line {number} has no text under {field!r}; pass field= with the right name")
+                    raise DataError(
+                        f"{path} line {number} has no text under {field!r}; pass field= with the right name"
+                    )
                 yield Document(str(row.get("id", f"{path.name}:{number}")), row[field])
 
     return Corpus(path.name, documents)
@@ -179,7 +195,7 @@ def _modules(root: Path, tests: bool) -> Iterator[str]:
 
 
 def _read_source(path: Path) -> str:
-    """Source text in the encoding that the file itself declares; files that are broken on purpose give an empty text."""
+    """Source text in the encoding that the file declares; files that are broken on purpose give an empty text."""
     try:
         with tokenize.open(path) as source:
             return source.read()
