@@ -1,8 +1,9 @@
-"""Attention maps: scores and patterns exist only inside the attention function, so layers that need them take a path of their own.
+"""Attention maps: scores and patterns exist only inside the attention function, so layers that need them take a path
+of their own.
 
-transformers dispatches attention through a registry of functions. For the layers whose maps are asked for, and for these alone, the
-run points the layer at `attention_with_maps`, which computes scores, mask, softmax and mixing as separate steps and shows the
-maps to an observer. All other layers stay on the kernel that the model was loaded with.
+transformers dispatches attention through a registry of functions. For the layers whose maps are asked for, and for
+these alone, the run points the layer at `attention_with_maps`, which computes scores, mask, softmax and mixing as
+separate steps and shows the maps to an observer. All other layers stay on the kernel that the model was loaded with.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def attention_with_maps(
     dropout: float = 0.0,
     **_: object,
 ) -> tuple[Tensor, Tensor]:
-    """Eager attention in the registry's calling convention: q [batch, head, query, d_head] to mixed values [batch, query, head, d_head]."""
+    """Eager attention in the registry's calling convention: q [batch, head, query, d_head] to mixed values [batch,
+    query, head, d_head].
+    """
     observe: Observer = getattr(module, _OBSERVER)
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)

@@ -1,7 +1,7 @@
 """Capture and edit: an ordinary context manager over PyTorch hooks.
 
-`applied(plan, ...)` puts the hooks of a checked `Plan` on and always takes them off. At one site edits come first, in the order
-given, and captures see the result.
+`applied(plan, ...)` puts the hooks of a checked `Plan` on and always takes them off. At one site edits come first, in
+the order given, and captures see the result.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Edits: frozen descriptions of a change at a site and positions.
 
-An edit is data. It can be kept, shown, batched and planned, and it is checked against the model before anything runs. Edits of one
-run are applied in the order given; what later layers see, and what a capture of the same site returns, is the edited value.
+An edit is data. It can be kept, shown, batched and planned, and it is checked against the model before anything runs.
+Edits of one run are applied in the order given; what later layers see, and what a capture of the same site returns,
+is the edited value.
 
-Positions: None (everywhere, generated tokens included), an int or a sequence of ints (in terms of each row's own tokens, negative from
-the end), "last" (the last prompt token), "prompt", "generated", "kept" (the one mask: no padding, no special tokens; generated
-tokens count as kept), or a Bool tensor [batch, pos].
+Positions: None (everywhere, generated tokens included), an int or a sequence of ints (in terms of each row's own
+tokens, negative from the end), "last" (the last prompt token), "prompt", "generated", "kept" (the one mask: no
+padding, no special tokens; generated tokens count as kept), or a Bool tensor [batch, pos].
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from torch import Tensor
 from hooke.base.errors import ConfigError, DataError, ShapeError
 from hooke.model.sites import Site
 
-Positions = int | Sequence[int] | Tensor | Literal["last", "prompt", "generated", "kept"] | None
+# A plain str, so that an unknown word is refused by name and not by a type checker.
+Positions = int | Sequence[int] | Tensor | str | None
 
 
 @runtime_checkable
@@ -32,7 +34,9 @@ class Reconstructs(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """A change at one site. `change` gives the new value at every position; the engine keeps it where the positions say so."""
+    """A change at one site. `change` gives the new value at every position; the engine keeps it where the positions
+    say so.
+    """
 
     site: Site | str
 

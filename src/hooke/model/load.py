@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from hooke.base.errors import ModelError, nearest
 from hooke.model.families import FAMILIES
@@ -16,7 +19,7 @@ BUILTIN = ("hooke/stdlib",)
 
 
 def load(
-    source: str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase],
+    source: str | Path | tuple,  # (PreTrainedModel, PreTrainedTokenizerBase); checked with a message of its own
     *,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
@@ -44,7 +47,8 @@ def load(
         if config.model_type not in FAMILIES:
             known = ", ".join(sorted(FAMILIES))
             raise ModelError(f"{name} is a {config.model_type!r} model, which has no map of sites yet; known: {known}")
-        hf = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, attn_implementation=attention)
+        with _quiet():
+            hf = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, attn_implementation=attention)
         tokenizer = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError) as error:
         if isinstance(error, ModelError):
@@ -55,6 +59,18 @@ def load(
             f"or a local folder with config.json, weights and tokenizer{nearest(name, BUILTIN)}"
         ) from error
     return Model(hf.to(device), tokenizer, name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of transformers: what people see is up to the front end."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def builtin_folder(name: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,8 +40,8 @@ class SiteInfo:
 class Model:
     """A language model that can be looked into. Made by `hooke.load`.
 
-    The Hugging Face module `hf` stays as it is: no weight is copied, folded or replaced, and a run without edits gives its
-    logits bit for bit.
+    The Hugging Face module `hf` stays as it is: no weight is copied, folded or replaced, and a run without edits
+    gives its logits bit for bit.
     """
 
     def __init__(self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -65,7 +65,8 @@ class Model:
 
     @functools.cached_property
     def identity(self) -> Mapping[str, str]:
-        """What makes this model this model: stored with everything made from it, and compared before anything is re-used.
+        """What makes this model this model: stored with everything made from it, and compared before anything is
+        re-used.
 
         `weights` is a SHA-256 over every parameter's name, shape and up to 4,096 evenly spaced values in float32.
         """
@@ -230,11 +231,9 @@ class Model:
         tokens = self.as_tokens(inputs)
         plan = self.plan(tokens, capture=capture, edits=edits, until=until)
         logits = None
-        with torch.set_grad_enabled(gradients), applied(self.hf, self.layout, plan, tokens) as progress:
-            try:
-                logits = self.hf(**self.arguments(tokens), use_cache=False).logits
-            except StopRun:
-                pass
+        grad = torch.set_grad_enabled(gradients)
+        with grad, applied(self.hf, self.layout, plan, tokens) as progress, suppress(StopRun):
+            logits = self.hf(**self.arguments(tokens), use_cache=False).logits
         maps = sorted({str(s.layer) for s in plan.sites if s.name in MAP_SITES})
         kernel = self.hf.config._attn_implementation
         notes = (f"layers {', '.join(maps)} ran attention step by step for their maps, not {kernel}",) if maps else ()
@@ -269,9 +268,10 @@ class Model:
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.hf.parameters())
+        precision = str(self.dtype).removeprefix("torch.")
         return (
             f"Model({self.name!r}: {self.family}, {self.n_layers} layers, d_model {self.d_model}, "
-            f"{self.n_heads} heads, {n / 1e6:.1f} M parameters, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+            f"{self.n_heads} heads, {n / 1e6:.1f} M parameters, {precision} on {self.device})"
         )
 
 

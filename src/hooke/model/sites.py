@@ -1,7 +1,8 @@
 """Sites: named places in a model's computation, their string grammar, and the aliases that other tools use.
 
-Grammar: `name`, `name.layer` or `name.layer.head`, for example `embed`, `resid_post.2`, `z.5.3`. In a pattern, `*` stands for every
-layer or head, and a negative layer counts from the end. TransformerLens names such as `blocks.5.attn.hook_z` are accepted everywhere.
+Grammar: `name`, `name.layer` or `name.layer.head`, for example `embed`, `resid_post.2`, `z.5.3`. In a pattern, `*`
+stands for every layer or head, and a negative layer counts from the end. TransformerLens names such as
+`blocks.5.attn.hook_z` are accepted everywhere.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Token batches that are safe under padding: ids, which of them are text, and where a person's position lies.
 
-There is one mask in hooke. `Tokens.keep` is true at the tokens of the text itself: not padding, not BOS, EOS or other special tokens.
-Training, statistics and scores all use it. Positions that people give count from the first token of their row (BOS included where it
-was added), whatever side the padding is on.
+There is one mask in hooke. `Tokens.keep` is true at the tokens of the text itself: not padding, not BOS, EOS or other
+special tokens. Training, statistics and scores all use it. Positions that people give count from the first token of
+their row (BOS included where it was added), whatever side the padding is on.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """The recipe of the built-in model `hooke/stdlib`: a small Llama-shaped language model of Python source.
 
-One command, `hooke train-builtin`, trains the tokenizer and the model on the running interpreter's standard library. Every batch is a
-pure function of (seed, step), so a run that was killed goes on from its last checkpoint as if nothing had happened.
+One command, `hooke train-builtin`, trains the tokenizer and the model on the running interpreter's standard library.
+Every batch is a pure function of (seed, step), so a run that was killed goes on from its last checkpoint as if
+nothing had happened.
 
-Optimiser: Muon (orthogonalised momentum; torch.optim.Muon) for the matrices inside the blocks, AdamW for the embedding and the norms;
-linear warm-up, constant rate, linear decay to zero over the last part of the run. Matrix products run in bfloat16, weights are float32.
+Optimiser: Muon (orthogonalised momentum; torch.optim.Muon) for the matrices inside the blocks, AdamW for the
+embedding and the norms; linear warm-up, constant rate, linear decay to zero over the last part of the run. Matrix
+products run in bfloat16, weights are float32.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ class BuiltinRecipe(BaseModel):
     adam_lr: float = 4e-3
     weight_decay: float = 0.05
     library_copies: int = 2  # the library's own modules are seen this often for each pass over its tests
-    repeat_share: float = 0.03  # rows of random tokens repeated with a random period, so that induction is exercised off text
+    repeat_share: float = (
+        0.03  # rows of random tokens repeated with a random period, so that induction is exercised off text
+    )
     seed: int = 0
 
     @property
@@ -97,8 +101,9 @@ def new_model(recipe: BuiltinRecipe) -> LlamaForCausalLM:
 class Batches:
     """Rows of BOS + `context` tokens; the batch of a step depends on the seed and the step alone.
 
-    One pass goes over the training modules `library_copies` times and over the training tests once, in an order and with a cut
-    drawn for that pass. A share of the rows is replaced by BOS + random tokens repeated with a random period.
+    One pass goes over the training modules `library_copies` times and over the training tests once, in an order and
+    with a cut drawn for that pass. A share of the rows is replaced by BOS + random tokens repeated with a random
+    period.
     """
 
     def __init__(self, recipe: BuiltinRecipe, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -118,7 +123,9 @@ class Batches:
         self._pass: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens `[rows, context + 1]` and, for the loss, labels of the same shape (-100 where nothing is to be learnt)."""
+        """Tokens `[rows, context + 1]` and, for the loss, labels of the same shape (-100 where nothing is to be
+        learnt).
+        """
         number, place = divmod(step, self.steps_per_pass)
         stream, order = self._open_pass(number)
         rows, length = self.recipe.rows, self.recipe.context
@@ -167,7 +174,8 @@ def train(
 ) -> Iterator[dict[str, float]]:
     """Train in `folder`, or go on from its last checkpoint; yields the metrics of every step.
 
-    The folder ends with the tokenizer, the float32 checkpoint, and `model/` in the Hugging Face layout (float16 weights).
+    The folder ends with the tokenizer, the float32 checkpoint, and `model/` in the Hugging Face layout (float16
+    weights).
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "tokenizer.json").exists():

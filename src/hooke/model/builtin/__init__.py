@@ -1,0 +1,1 @@
+"""Models that ship with hooke, each a folder in the Hugging Face layout with its card."""

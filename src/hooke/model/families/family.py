@@ -1,19 +1,20 @@
 """What a family is: a small map from canonical sites to the modules of a Hugging Face architecture.
 
-A `Tap` says at which module a site is found, on which side of it (its input or its output), and through which `View` the
-module's tensor is read as the canonical tensor and written back. Nothing of a model's code is copied or replaced.
+A `Tap` says at which module a site is found, on which side of it (its input or its output), and through which `View`
+the module's tensor is read as the canonical tensor and written back. Nothing of a model's code is copied or replaced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 
+@runtime_checkable
 class View(Protocol):
     """How a site sees a module's tensor. `write(x, read(x))` must give back `x` bit for bit."""
 
@@ -91,7 +92,8 @@ class Tap:
         path: module, relative to the block (or to the model for sites outside the blocks); "" is the block itself.
         side: the module's input or its output.
         view: how the canonical tensor lies in the module's tensor.
-        in_place: write into the module's tensor instead of replacing it. Needed where the same tensor goes on along a second
+        in_place: write into the module's tensor instead of replacing it. Needed where the same tensor goes on along a
+        second
             path that no module sees, as the residual stream does in the middle of a block.
     """
 

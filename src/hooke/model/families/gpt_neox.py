@@ -1,4 +1,6 @@
-"""GPT-NeoX (Pythia): rotary positions, q, k, v interleaved by head, attention and MLP in parallel unless the config says otherwise."""
+"""GPT-NeoX (Pythia): rotary positions, q, k, v interleaved by head, attention and MLP in parallel unless the config
+says otherwise.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Llama and its siblings (Mistral, Qwen 2): rotary positions, separate q, k, v with grouped key-value heads, gated MLP, RMSNorm."""
+"""Llama and its siblings (Mistral, Qwen 2): rotary positions, separate q, k, v with grouped key-value heads, gated
+MLP, RMSNorm.
+"""
 
 from __future__ import annotations
 
