@@ -20,7 +20,7 @@ class Checksums(NamedTuple):
 
 
 def of(path: Path) -> Checksums:
-    """Checksums of a file or folder. A folder's is that of the lines `<sha256>  <path>\\n`, sorted by path.
+    r"""Checksums of a file or folder. A folder's is that of the lines `<sha256>  <path>\n`, sorted by path.
 
     Raises:
         DataError: the folder holds a link, which a checksum cannot vouch for.
