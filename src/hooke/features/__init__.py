@@ -1,0 +1,1 @@
+"""Look at latents: an index of where they fire, examples, what they write, their relatives, and search."""
