@@ -1,0 +1,50 @@
+"""What every command is: a frozen set of options with an `execute`, and how wrong options are reported."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+import tyro
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+
+from hooke.base.errors import HookeError
+
+if TYPE_CHECKING:
+    from hooke.cli.session import Session
+
+
+class OptionError(HookeError):
+    """An option with a value that it cannot take."""
+
+
+class Command(BaseModel, ABC):
+    """Options of one command. Every field is a flag, so internal settings do not belong here.
+
+    Subclasses hold at most 15 fields; their docstring is the help text.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    words: ClassVar[str]  # how the command is called, "models show"
+
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(
+        False, description="End stdout with one JSON object that holds the numbers; text for people goes to stderr."
+    )
+
+    @abstractmethod
+    def execute(self, session: Session) -> None:
+        """Do the work: report to `session.sink`, leave numbers in `session.results`."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _one_line(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            raise OptionError("; ".join(_complaint(item) for item in error.errors())) from error
+
+
+def _complaint(item: Any) -> str:
+    name = "--" + ".".join(str(part) for part in item["loc"]).replace("_", "-")
+    message = item["msg"][:1].lower() + item["msg"][1:]
+    return f"{name}: {message}, got {item['input']!r}" if item["loc"] else message.removeprefix("value error, ")

@@ -1,0 +1,58 @@
+"""What people name on the command line: a corpus, a dictionary, an index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hooke.base.errors import DataError, FormatError
+from hooke.data import corpora
+from hooke.data.corpora import Corpus
+
+CORPUS_HELP = (
+    "Text: stdlib, stdlib:heldout, stdlib:all, a text file, a folder of .txt or .py files, a .jsonl file, "
+    "or hf:NAME for a Hugging Face dataset."
+)
+
+
+def open_corpus(name: str) -> Corpus:
+    """The corpus that a name on the command line stands for; see `CORPUS_HELP`.
+
+    Raises:
+        DataError: for a name that is none of these.
+    """
+    if name == "stdlib" or name.startswith("stdlib:"):
+        return corpora.stdlib(name.partition(":")[2] or "train")
+    if name.startswith("hf:"):
+        return corpora.huggingface(name.removeprefix("hf:"))
+    path = Path(name)
+    if not path.exists():
+        raise DataError(f"corpus {name!r} is neither a file nor a folder; expected stdlib, a path, or hf:NAME")
+    if path.suffix in (".jsonl", ".ndjson"):
+        return corpora.jsonl(path)
+    texts = path.is_file() or any(path.glob("**/*.txt"))
+    return corpora.files(path, "**/*.txt" if texts else "**/*.py")
+
+
+def find_dictionary(path: Path) -> Path:
+    """The dictionary's folder, from itself or from the run folder that holds it.
+
+    Raises:
+        FormatError: where there is none.
+    """
+    return _find(path, "dictionary", "cfg.json", "hooke train")
+
+
+def find_index(path: Path) -> Path:
+    """The latent index's folder, from itself or from the run folder that holds it.
+
+    Raises:
+        FormatError: where there is none.
+    """
+    return _find(path, "index", "manifest.json", "hooke features")
+
+
+def _find(path: Path, name: str, mark: str, command: str) -> Path:
+    for folder in (path, path / name):
+        if (folder / mark).is_file():
+            return folder
+    raise FormatError(f"{path} holds no {name} (looked for {mark} there and in {path / name}); make one with {command}")
