@@ -51,7 +51,7 @@ def test_literal_by_default_and_patterns_on_request(index):
     assert find_text(index, "w.dth").hits == []
     assert find_text(index, "w.dth", regex=True).hits[0].text == "width"
     assert find_text(index, r"\(self\)", regex=True).hits[0].text == "(self)"
-    assert find_text(index, r"cl[a-z]+", regex=True).hits[0].text == "class"
+    assert find_text(index, r"num[a-z]+", regex=True).hits[0].text == "numpy"
 
 
 def test_one_passage_a_document_and_the_limit(index):
@@ -72,7 +72,7 @@ def test_patterns_that_could_run_away_are_refused(index, pattern):
 
 def test_the_clock_stops_a_search(index):
     begin = time.monotonic()
-    assert find_text(index, "nowhere", seconds=-1).complete is False
+    assert find_text(index, "nowhere", seconds=-1.0).complete is False
     assert time.monotonic() - begin < 1
 
 
