@@ -1,0 +1,120 @@
+/** Every score beside the controls that it must beat, with a small drawing of where each stands. */
+
+import { count, number } from "../lib/format";
+import type { Score } from "../lib/types";
+
+const CONTROL_NAMES: Record<string, string> = { random: "Random", pca: "PCA", mean: "Mean" };
+const CONTROL_TITLES: Record<string, string> = {
+  random: "A random dictionary with the same number of active latents",
+  pca: "As many principal components as the dictionary has active latents",
+  mean: "The mean activation in place of every activation",
+};
+
+/** The controls that any score has, known ones first. */
+function controlNames(scores: Score[]): string[] {
+  const all = new Set(scores.flatMap((score) => Object.keys(score.controls)));
+  const known = Object.keys(CONTROL_NAMES).filter((name) => all.has(name));
+  return [...known, ...[...all].filter((name) => !known.includes(name))];
+}
+
+/** Does this control do as well as the dictionary, or better? Null where it cannot be said. */
+function beats(score: Score, control: number | null | undefined): boolean | null {
+  if (score.value === null || score.better === null || control === null || control === undefined) return null;
+  return score.better === "lower" ? control <= score.value : control >= score.value;
+}
+
+function Direction({ score }: { score: Score }) {
+  if (!score.better) return null;
+  return (
+    <span class="direction" title={`${score.better} is better`}>
+      {score.better === "lower" ? "↓ lower is better" : "↑ higher is better"}
+    </span>
+  );
+}
+
+function Standing({ score, names }: { score: Score; names: string[] }) {
+  const controls = names.flatMap((name) => {
+    const value = score.controls[name];
+    return value === null || value === undefined ? [] : [{ name, value }];
+  });
+  if (score.value === null || controls.length === 0) return <div class="standing empty" />;
+  const all = [score.value, score.low ?? score.value, score.high ?? score.value, ...controls.map((control) => control.value)];
+  const unit = all.every((value) => value >= 0 && value <= 1);
+  const low = unit ? 0 : Math.min(...all);
+  const high = unit ? 1 : Math.max(...all);
+  const at = (value: number) => `${(100 * (value - low)) / (high - low || 1)}%`;
+  return (
+    <div class="standing" aria-hidden="true">
+      {score.low !== null && score.high !== null && (
+        <span class="interval" style={{ left: at(score.low), width: `calc(${at(score.high)} - ${at(score.low)})` }} />
+      )}
+      {controls.map((control) => (
+        <span key={control.name} class={`mark ${control.name}`} style={{ left: at(control.value) }} title={`${CONTROL_NAMES[control.name] ?? control.name}: ${number(control.value)}`} />
+      ))}
+      <span class="mark own" style={{ left: at(score.value) }} title={`This dictionary: ${number(score.value)}`} />
+    </div>
+  );
+}
+
+function Row({ score, names }: { score: Score; names: string[] }) {
+  const interval = score.low !== null && score.high !== null ? `${number(score.low)} – ${number(score.high)}` : null;
+  return (
+    <tr data-testid={`score-${score.name}`}>
+      <th scope="row">
+        {score.label}
+        <Direction score={score} />
+        {score.value === null && score.reason && <span class="why">{score.reason}</span>}
+      </th>
+      <td class="own" title={interval ? `95 % interval ${interval}, n = ${count(score.n)}` : undefined}>
+        <b>{number(score.value)}</b>
+        {interval && <span class="interval-text">{interval}</span>}
+      </td>
+      <td class="standing-cell">
+        <Standing score={score} names={names} />
+      </td>
+      {names.map((name) => {
+        const worse = beats(score, score.controls[name]);
+        return (
+          <td key={name} class={worse ? "control beaten" : "control"} data-name={CONTROL_NAMES[name] ?? name} title={worse ? "This control does as well as the dictionary, or better" : undefined}>
+            {name in score.controls ? number(score.controls[name] ?? null) : ""}
+          </td>
+        );
+      })}
+      <td class="n">{score.n > 0 ? count(score.n) : ""}</td>
+    </tr>
+  );
+}
+
+export function ScoresTable({ scores }: { scores: Score[] }) {
+  const names = controlNames(scores);
+  return (
+    <>
+      <table class="scores">
+        <thead>
+          <tr>
+            <th scope="col">Score</th>
+            <th scope="col" class="right">Dictionary</th>
+            <th scope="col" class="standing-cell" aria-label="Where the scores stand" />
+            {names.map((name) => (
+              <th scope="col" class="right" key={name} title={CONTROL_TITLES[name]}>
+                {CONTROL_NAMES[name] ?? name}
+              </th>
+            ))}
+            <th scope="col" class="right n">n</th>
+          </tr>
+        </thead>
+        <tbody>
+          {scores.map((score) => (
+            <Row key={score.name} score={score} names={names} />
+          ))}
+        </tbody>
+      </table>
+      <p class="legend">
+        <span><span class="mark own" /> this dictionary, 95 % interval</span>
+        {names.map((name) => (
+          <span key={name}><span class={`mark ${name}`} /> {CONTROL_NAMES[name] ?? name}</span>
+        ))}
+      </p>
+    </>
+  );
+}

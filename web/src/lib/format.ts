@@ -1,0 +1,58 @@
+/** Numbers and tokens as people read them. */
+
+const integers = new Intl.NumberFormat("en-US");
+
+/** 12,345 */
+export function count(value: number): string {
+  return integers.format(Math.round(value));
+}
+
+/** A number with `digits` significant digits, without exponents in the range people meet here. */
+export function number(value: number | null, digits = 3): string {
+  if (value === null || !Number.isFinite(value)) return "—";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e6 || size < 1e-4) return minus(value.toExponential(Math.max(0, digits - 2)));
+  const decimals = Math.max(0, Math.min(6, digits - 1 - Math.floor(Math.log10(size))));
+  const fixed = value.toFixed(decimals);
+  return minus(size >= 1000 ? integers.format(Number(fixed)) : fixed);
+}
+
+/** A fixed number of decimals, with a true minus sign. */
+export function fixed(value: number | null, decimals = 2): string {
+  if (value === null || !Number.isFinite(value)) return "—";
+  return minus(value.toFixed(decimals));
+}
+
+function minus(text: string): string {
+  return text.replace("-", "−");
+}
+
+/** A share as per cent: 0.00213 -> 0.21 %. */
+export function percent(share: number): string {
+  if (share === 0) return "0 %";
+  const value = share * 100;
+  if (value < 0.001) return "< 0.001 %";
+  const decimals = value >= 10 ? 1 : value >= 0.1 ? 2 : 3;
+  return `${value.toFixed(decimals)} %`;
+}
+
+/** 0.00213 -> "1 in 469". */
+export function oneIn(share: number): string {
+  return share > 0 ? `1 in ${count(1 / share)} tokens` : "no token";
+}
+
+const SUPERSCRIPTS: Record<string, string> = {
+  "-": "⁻", "0": "⁰", "1": "¹", "2": "²", "3": "³", "4": "⁴", "5": "⁵", "6": "⁶", "7": "⁷", "8": "⁸", "9": "⁹",
+};
+
+/** A power of ten from its exponent: -3 -> 10⁻³. */
+export function powerOfTen(exponent: number): string {
+  const text = String(Math.round(exponent));
+  return "10" + [...text].map((char) => SUPERSCRIPTS[char] ?? char).join("");
+}
+
+/** The name of an example group for people: "top" -> "Strongest", "75-100 %" stays. */
+export function groupName(name: string): string {
+  return name === "top" ? "Strongest" : name;
+}
