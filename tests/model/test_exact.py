@@ -1,4 +1,4 @@
-"""Exactness: without edits the Hugging Face model's own numbers, bit for bit; captures are the values that it computed."""
+"""Exactness: unedited runs are the Hugging Face numbers bit for bit; captures are the values that the model computed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Components: what single heads and neurons do."""
