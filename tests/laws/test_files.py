@@ -44,7 +44,9 @@ def test_no_file_has_a_name_that_says_nothing(tracked: list[Path]) -> None:
 
 def test_no_third_party_code(root: Path, tracked: list[Path]) -> None:
     foreign = [str(p) for p in tracked if FOREIGN_FOLDERS & set(p.parts) or ".min." in p.name or p.suffix == ".map"]
-    code = [path for path in tracked if path.suffix in CODE | {".js", ".mjs", ".c", ".cu", ".cpp", ".h"} and path != THIS]
+    code = [
+        path for path in tracked if path.suffix in CODE | {".js", ".mjs", ".c", ".cu", ".cpp", ".h"} and path != THIS
+    ]
     assert foreign + [str(path) for path in code if FOREIGN_TEXT.search(text_of(root, path))] == []
 
 
@@ -71,7 +73,9 @@ def test_no_large_file_outside_the_built_in_model(root: Path, tracked: list[Path
 
 
 def test_no_pickle_is_tracked_and_weights_are_safetensors(tracked: list[Path]) -> None:
-    assert [str(path) for path in tracked if path.suffix in {".pt", ".pth", ".bin", ".pkl", ".npy", ".npz", ".ckpt"}] == []
+    assert [
+        str(path) for path in tracked if path.suffix in {".pt", ".pth", ".bin", ".pkl", ".npy", ".npz", ".ckpt"}
+    ] == []
 
 
 @pytest.mark.parametrize(

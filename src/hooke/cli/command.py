@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hooke.base.errors import HookeError
 
@@ -37,7 +38,7 @@ class Command(BaseModel, ABC):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _one_line(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _one_line(cls, data: Any, handler: Callable[[Any], Any]) -> Any:
         try:
             return handler(data)
         except ValidationError as error:

@@ -84,6 +84,8 @@ def _run(argv: list[str]) -> int:
     finally:
         session.terminal.close()
     session.end()
+    if session.after is not None:
+        session.after()
     return session.exit_code
 
 
@@ -129,4 +131,6 @@ def _print_help(group: str) -> None:
         if words.startswith(group):
             table.add_row(f"  [cyan]{words}[/cyan]", entry.summary)
     console.print(table)
-    console.print("\n--json ends stdout with one JSON object; HOOKE_DEBUG=1 shows where an error came from. Start with: hooke demo")
+    console.print(
+        "\n--json ends stdout with one JSON object; HOOKE_DEBUG=1 shows where an error came from. Start with: hooke demo"
+    )

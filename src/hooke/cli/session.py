@@ -5,10 +5,11 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOBase
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console, RenderableType
 
@@ -29,7 +30,7 @@ class Session:
         results: the numbers of the command; written to the run folder and printed under `--json`.
     """
 
-    def __init__(self, command: Command, stdout: TextIO, stderr: TextIO) -> None:
+    def __init__(self, command: Command, stdout: TextIOBase, stderr: TextIOBase) -> None:
         self.command = command
         self.stdout = stdout
         stream = stderr if command.as_json else stdout
@@ -41,6 +42,7 @@ class Session:
         self.made: Path | None = None
         self.next: str | None = None
         self.exit_code = 0
+        self.after: Callable[[], None] | None = None  # what goes on after the numbers are out: the page
         self.began = time.perf_counter()
 
     def say(self, text: str = "") -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from io import TextIOBase
 from pathlib import Path
-from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -32,7 +32,7 @@ class PlainSink:
         clock: seconds since some moment; replaced in tests.
     """
 
-    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stream: TextIOBase, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.stream = stream
         self._clock = clock
         self._jobs: dict[str, _Job] = {}

@@ -1,0 +1,121 @@
+"""The command line as a user meets it: help, wrong use, errors in one line, and the JSON line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hooke.base.errors import DataError
+from hooke.cli.generate import Generate
+from hooke.cli.main import COMMANDS, command_class, main, parse
+from hooke.runs.folder import RunFolder
+
+
+def test_no_arguments_shows_every_command(capsys: pytest.CaptureFixture) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert all(words in shown for words in COMMANDS)
+
+
+def test_version(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "hooke 0.1.0\n"
+
+
+def test_a_group_alone_lists_its_commands_and_is_wrong_use(capsys: pytest.CaptureFixture) -> None:
+    assert main(["runs"]) == 2
+    shown = capsys.readouterr().out
+    assert "runs verify" in shown
+    assert "generate" not in shown
+    assert main(["runs", "--help"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["trian"], ["'trian' is not a command", "did you mean 'train'"]),
+        (["runs", "lst"], ["'runs lst' is not a command", "did you mean 'runs list'"]),
+        (["generate", "x", "--top-p", "3"], ["--top-p", "less than or equal to 1", "got 3.0"]),
+        (["generate", "x", "--latent", "3"], ["steering needs both --dictionary and --latent"]),
+        (["generate", "x", "--model", "hooke/stdlb"], ["'hooke/stdlb' is not built in", "did you mean 'hooke/stdlib'"]),
+        (["runs", "show", "nowhere"], ["nowhere"]),
+        (["runs", "list", "--root", "nowhere"], ["nowhere is not a folder", "hooke demo"]),
+    ],
+)
+def test_wrong_use_is_one_line_on_stderr_and_exit_code_2(
+    argv: list[str], parts: list[str], capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("hooke: error: ")
+    assert shown.err.count("\n") == 1
+    assert "Traceback" not in shown.err
+    assert [part for part in parts if part not in shown.err] == []
+
+
+def test_unknown_flags_are_refused_with_a_hint(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["generate", "x", "--max-new-token", "5"])
+    assert ended.value.code == 2
+    assert "--max-new-tokens" in capsys.readouterr().err
+
+
+def test_debug_shows_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOKE_DEBUG", "1")
+    with pytest.raises(DataError):
+        main(["runs", "list", "--root", "nowhere"])
+
+
+def test_an_interrupt_is_not_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def stop(self, session) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_class("models list"), "execute", stop)
+    assert main(["models", "list"]) == 130
+    assert capsys.readouterr().err == "hooke: stopped\n"
+
+
+def test_json_is_the_only_thing_on_stdout(capsys: pytest.CaptureFixture) -> None:
+    assert main(["models", "list", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["builtin"] == ["hooke/stdlib"]
+    assert "families" in shown.err
+    assert "next  hooke models show hooke/stdlib" in shown.err
+
+
+def test_without_json_people_read_stdout(capsys: pytest.CaptureFixture) -> None:
+    assert main(["models", "list"]) == 0
+    shown = capsys.readouterr()
+    assert "families" in shown.out
+    assert shown.err == ""
+
+
+def test_options_are_parsed_into_a_frozen_object(tmp_path: Path) -> None:
+    command = parse("generate", ["import ", "--seed", "7", "--dictionary", str(tmp_path), "--latent", "2", "--json"])
+    assert isinstance(command, Generate)
+    assert (command.prompt, command.seed, command.latent, command.as_json) == ("import ", 7, 2, True)
+    assert command.dictionary == tmp_path
+    with pytest.raises(ValueError, match="frozen"):
+        command.seed = 8
+
+
+def test_runs_are_listed_shown_and_verified(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with RunFolder.create(tmp_path / "first", command="train", config={"k": 32}) as run:
+        with run.artefact("notes.txt", "text") as path:
+            path.write_text("hello")
+        run.finish({"fvu": 0.125})
+    assert main(["runs", "list", "--root", str(tmp_path), "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["runs"]
+    assert [(row["path"], row["command"], row["status"]) for row in listed] == [("first", "train", "finished")]
+    assert main(["runs", "show", str(tmp_path / "first")]) == 0
+    shown = capsys.readouterr().out
+    assert "0.125" in shown
+    assert "notes.txt" in shown
+    assert main(["runs", "verify", str(tmp_path / "first")]) == 0
+    (tmp_path / "first" / "notes.txt").write_text("jello")
+    capsys.readouterr()
+    assert main(["runs", "verify", str(tmp_path / "first")]) == 2
+    assert "notes.txt" in capsys.readouterr().err
