@@ -16,17 +16,17 @@ from hooke.runs import MetricRow, RunFolder, RunIndex, RunInfo
 
 WHOLE = Path(__file__).parent / "malformed" / "whole"
 
+nasty = [b"[" * 2000, b"9" * 5000, b"1e999", b"NaN", b'"\\ud800"', b"\n", b"\x00", b"null", b"-1", b"{}", b"\xff", b'"']
+
 edits = st.lists(
     st.one_of(
         st.tuples(st.just("set"), st.floats(0, 1), st.binary(min_size=1, max_size=3)),
-        st.tuples(st.just("insert"), st.floats(0, 1), st.binary(min_size=1, max_size=8) | st.sampled_from(
-            [b"[" * 2000, b"9" * 5000, b"1e999", b"NaN", b'"\\ud800"', b"\n", b"\x00", b"null", b"-1", b"{}", b"\xff", b'"']
-        )),
+        st.tuples(st.just("insert"), st.floats(0, 1), st.binary(min_size=1, max_size=8) | st.sampled_from(nasty)),
         st.tuples(st.just("cut"), st.floats(0, 1), st.integers(1, 60)),
     ),
     min_size=1,
     max_size=4,
-)  # fmt: skip
+)
 
 json_values = st.recursive(
     st.none()
