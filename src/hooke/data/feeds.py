@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,7 @@ _THREADS = 8
 _BLOCK_BYTES = 1 << 20  # of all sites together; large enough that a disk spends its time on reading
 
 
+@runtime_checkable
 class Feed(Protocol):
     """An iterator of chunks of rows that knows where it is."""
 

@@ -140,19 +140,19 @@ def _buffers(source: Source, manifest: Manifest) -> Iterator[_Buffer]:
     columns = {record.site: torch.empty(capacity, record.width, dtype=dtype) for record in manifest.sites}
     columns |= {name: torch.empty(capacity, dtype=torch.int32) for name in COLUMNS}
     start, filled = manifest.next, 0
-    skip = start.skip
+    end, skip = start, start.skip
     for chunk in source.at(Cursor(*start[:3])):
         offset, skip = skip, 0
         while offset < len(chunk):
             take = min(capacity - filled, len(chunk) - offset)
             _copy(columns, filled, chunk, offset, take)
             filled, offset = filled + take, offset + take
+            end = Place(*chunk.cursor, offset)
             if filled == capacity:
-                end = Place(*chunk.cursor, offset)
                 yield _Buffer(columns, filled, start, end)
                 start, filled = end, 0
     if filled:
-        yield _Buffer(columns, filled, start, start)
+        yield _Buffer(columns, filled, start, end)
 
 
 def _copy(columns: dict[str, Tensor], at: int, chunk: Activations, offset: int, take: int) -> None:
