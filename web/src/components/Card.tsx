@@ -9,15 +9,16 @@ interface Props {
   hint?: ComponentChildren;
   code?: string | null;
   actions?: ComponentChildren;
-  flush?: boolean;
+  /** Let the content take the height that a neighbour gives to the row. */
+  tall?: boolean;
   testid?: string;
   children: ComponentChildren;
 }
 
-export function Card({ title, hint, code, actions, flush = false, testid, children }: Props) {
+export function Card({ title, hint, code, actions, tall = false, testid, children }: Props) {
   const [open, setOpen] = useState(false);
   return (
-    <section class={flush ? "card flush" : "card"} aria-label={title} data-testid={testid}>
+    <section class={tall ? "card tall" : "card"} aria-label={title} data-testid={testid}>
       <header class="card-head">
         <div class="card-title">
           <h2>{title}</h2>

@@ -45,7 +45,7 @@ function Scale({ max }: { max: number }) {
 
 export function Examples({ latent }: { latent: LatentDetail }) {
   const { params } = usePlace();
-  const breaks = params.get("breaks") === "1";
+  const breaks = params.get("breaks") !== "0";
   const wanted = params.get("group");
   const names = latent.groups.map((group) => group.name);
   const chosen = wanted !== null && names.includes(wanted) ? wanted : "all";
@@ -56,7 +56,7 @@ export function Examples({ latent }: { latent: LatentDetail }) {
       <div class="toolbar">
         <Segmented label="Group of examples" choices={choices} value={chosen} onChange={(value) => setParams({ group: value === "all" ? null : value, lock: null })} />
         <label class="check">
-          <input type="checkbox" checked={breaks} onChange={(event) => setParams({ breaks: event.currentTarget.checked ? 1 : null })} />
+          <input type="checkbox" checked={breaks} onChange={(event) => setParams({ breaks: event.currentTarget.checked ? null : 0 })} />
           Line breaks
         </label>
         <Scale max={latent.max} />

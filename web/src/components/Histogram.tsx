@@ -2,15 +2,18 @@
 
 import { axisX, axisY, gridY, plot, pointerX, rectY, ruleX, ruleY, tip } from "@observablehq/plot";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { count } from "../lib/format";
+import { axisNumber, count } from "../lib/format";
 import type { Histogram as Data } from "../lib/types";
 
 interface Props {
   data: Data;
   height?: number;
   label: string;
-  /** How an edge is written, on the axis and in the tip. */
+  /** How an edge is written in the tip, and on the axis unless `tick` says otherwise. */
   edge: (value: number) => string;
+  tick?: (value: number) => string;
+  /** Take the height that the panel leaves, at least `height`. */
+  fill?: boolean;
   /** Put the axis ticks at whole numbers (for log10 edges). */
   whole?: boolean;
   /** Colour the bars below zero as lowered and above it as raised. */
@@ -46,8 +49,8 @@ function wholeTicks(all: Bar[]): number[] {
   return Array.from({ length: Math.max(0, high - low + 1) }, (_, index) => low + index);
 }
 
-function draw(props: Props, width: number): Element {
-  const { data, height = 132, label, edge, whole = false, signed = false, logCounts = false } = props;
+function draw(props: Props, width: number, height: number): Element {
+  const { data, label, edge, tick = axisNumber, whole = false, signed = false, logCounts = false } = props;
   const all = bars(data);
   const base = logCounts ? 0.8 : 0;
   const shown = logCounts ? all.filter((bar) => bar.count > 0) : all;
@@ -56,7 +59,7 @@ function draw(props: Props, width: number): Element {
     width,
     height,
     marginLeft: 40,
-    marginRight: 8,
+    marginRight: 14,
     marginTop: 10,
     marginBottom: 26,
     ariaLabel: label,
@@ -65,7 +68,7 @@ function draw(props: Props, width: number): Element {
     y: logCounts ? { type: "log", domain: [base, Math.max(10, ...all.map((bar) => bar.count))] } : {},
     marks: [
       gridY({ ticks: logCounts ? LOG_TICKS : 3, stroke: "var(--line)", strokeOpacity: 1 }),
-      axisX({ ticks: whole ? wholeTicks(all) : Math.max(3, Math.round(width / 90)), tickFormat: edge, tickSize: 0, tickPadding: 8, color: "var(--ink-3)", label: null }),
+      axisX({ ticks: whole ? wholeTicks(all) : Math.max(3, Math.round(width / 90)), tickFormat: tick, tickSize: 0, tickPadding: 8, color: "var(--ink-3)", label: null }),
       axisY({ ticks: logCounts ? LOG_TICKS : 3, tickFormat: short, tickSize: 0, tickPadding: 6, color: "var(--ink-3)", label: null }),
       rectY(shown, { x1: "low", x2: "high", y1: base, y2: "count", fill: (bar: Bar) => colour(bar, signed), insetLeft: 0.5, insetRight: 0.5, rx: 1 }),
       signed ? ruleX([0], { stroke: "var(--line-strong)" }) : null,
@@ -77,18 +80,25 @@ function draw(props: Props, width: number): Element {
 
 export function Histogram(props: Props) {
   const root = useRef<HTMLDivElement>(null);
-  const [width, setWidth] = useState(0);
+  const [size, setSize] = useState({ width: 0, height: 0 });
+  const least = props.height ?? 132;
   useEffect(() => {
     if (!root.current) return;
-    const observer = new ResizeObserver((entries) => setWidth(Math.floor(entries[0]?.contentRect.width ?? 0)));
+    const observer = new ResizeObserver((entries) => {
+      const box = entries[0]?.contentRect;
+      if (!box) return;
+      const next = { width: Math.floor(box.width), height: Math.floor(box.height) };
+      setSize((old) => (old.width === next.width && old.height === next.height ? old : next));
+    });
     observer.observe(root.current);
     return () => observer.disconnect();
   }, []);
   useEffect(() => {
-    if (!root.current || width < 40) return;
-    const figure = draw(props, width);
+    if (!root.current || size.width < 40) return;
+    const figure = draw(props, size.width, props.fill ? Math.max(least, size.height) : least);
     root.current.replaceChildren(figure);
     return () => figure.remove();
-  }, [width, props.data, props.logCounts]);
-  return <div class="plot" ref={root} style={{ minHeight: `${props.height ?? 132}px` }} role="img" aria-label={props.label} />;
+  }, [size, props.data, props.logCounts]);
+  const style = props.fill ? { minHeight: `${least}px` } : { height: `${least}px` };
+  return <div class={props.fill ? "plot fill" : "plot"} ref={root} style={style} role="img" aria-label={props.label} />;
 }

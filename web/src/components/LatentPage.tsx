@@ -47,7 +47,7 @@ function Step({ to, sign, label }: { to: number | null; sign: string; label: str
   );
 }
 
-function Head({ latent, overview, live }: Props) {
+function Head({ latent, overview, live, tab }: Props & { tab: string }) {
   return (
     <header class="page-head">
       <div>
@@ -60,6 +60,7 @@ function Head({ latent, overview, live }: Props) {
       </div>
       {live && (
         <nav class="page-actions" aria-label="Latents">
+          <Segmented label="Panel" choices={TABS} value={tab} onChange={(value) => setParams({ tab: value === "examples" ? null : value, lock: null })} />
           <a class="button" href={`/api/latents/${latent.index}/export`} download={`latent-${latent.index}.html`}>
             Save as HTML
           </a>
@@ -82,14 +83,14 @@ function Side({ latent, live }: { latent: LatentDetail; live: boolean }) {
         {logits.reason ? <Empty text={logits.reason} /> : <LogitLists logits={logits} />}
         {logits.histogram && (
           <>
-            <Histogram data={logits.histogram} height={112} label="Logit weights over the vocabulary" edge={(value) => number(value, 2)} signed />
+            <Histogram data={logits.histogram} height={112} label="Logit weights over the vocabulary" edge={(value) => number(value, 3)} signed />
             <p class="caption">logit weight over the vocabulary</p>
           </>
         )}
       </Card>
       <Card title="How strongly it fires" hint="Activations where it is not silent; counts on a log scale." code={latent.code} testid="activations">
         {latent.activation_histogram ? (
-          <Histogram data={latent.activation_histogram} height={132} label="Activations of this latent" edge={(value) => number(value, 2)} logCounts />
+          <Histogram data={latent.activation_histogram} height={132} label="Activations of this latent" edge={(value) => number(value, 3)} logCounts />
         ) : (
           <Empty text={latent.reason ?? "No activations."} />
         )}
@@ -107,17 +108,12 @@ export function LatentPage({ latent, overview, live }: Props) {
   const tab = live && (wanted === "try" || wanted === "steer") ? wanted : "examples";
   return (
     <main class="page" data-testid="latent-page">
-      <Head latent={latent} overview={overview} live={live} />
+      <Head latent={latent} overview={overview} live={live} tab={tab} />
       <Facts facts={facts(latent)} testid="facts" />
       {latent.dead && <Empty text={latent.reason ?? "This latent never fired."} />}
       <div class="grid latent-grid">
         <Side latent={latent} live={live} />
         <div class="stack main-column">
-          {live && (
-            <div class="tabs">
-              <Segmented label="Panel" choices={TABS} value={tab} onChange={(value) => setParams({ tab: value === "examples" ? null : value, lock: null })} />
-            </div>
-          )}
           {tab === "examples" && (
             <Card title="What it fires on" hint="Grouped by strength. Darker is stronger; the underlined token was chosen." code={latent.code} testid="examples">
               <Examples latent={latent} />

@@ -131,8 +131,8 @@ export function LatentTable() {
       <Toolbar sort={sort} order={order} query={query} alive={alive} total={rows.total} />
       {rows.error && <Problem text={rows.error} />}
       <div role="table" aria-label="Latents" aria-rowcount={total} class="lt">
-        <Head sort={sort} order={order} />
         <div class="lt-body" ref={body} data-testid="latent-rows" onScroll={(event) => setTop(event.currentTarget.scrollTop)}>
+          <Head sort={sort} order={order} />
           {rows.total === 0 && <Empty text={query ? `No latent matches “${query}”.` : "No latents."} />}
           <div class="lt-space" style={{ height: `${total * ROW}px` }}>
             {shown.map((at) => {

@@ -65,7 +65,7 @@ function Row({ score, names }: { score: Score; names: string[] }) {
         <Direction score={score} />
         {score.value === null && score.reason && <span class="why">{score.reason}</span>}
       </th>
-      <td class="own" title={interval ? `95 % interval ${interval}, n = ${count(score.n)}` : undefined}>
+      <td class={score.value === null ? "own undefined" : "own"} title={interval ? `95 % interval ${interval}, n = ${count(score.n)}` : undefined}>
         <b>{number(score.value)}</b>
         {interval && <span class="interval-text">{interval}</span>}
       </td>

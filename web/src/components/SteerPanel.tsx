@@ -67,7 +67,7 @@ export function SteerPanel({ latent, choose = false, nLatents }: Props) {
   const ready = prompt !== "";
   const { data, error, loading } = useLoad<SteerReply>(ready ? JSON.stringify(body) : null, (signal) => post<SteerReply>("/api/steer", body, signal), 250);
   return (
-    <Card title="Steer" hint="Add the latent's decoder direction at every position while the model writes. A random direction of the same length is the control." code={data?.code} testid="steer">
+    <Card title={choose ? `Latent ${latent}` : "Steer"} hint="Add the latent's decoder direction at every position while the model writes. A random direction of the same length is the control." code={data?.code} testid="steer">
       <div class="steer">
         <textarea class="field text" rows={3} spellcheck={false} aria-label="Prompt" value={prompt} onInput={(event) => setParams({ prompt: event.currentTarget.value, lock: null })} />
         <div class="steer-controls">

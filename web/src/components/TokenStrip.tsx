@@ -36,7 +36,7 @@ function TokenSpan({ token, index, max, focus }: { token: StripToken; index: num
   const level = shade(token.value, max);
   const names = ["tok"];
   if (level > 0) names.push("on");
-  if (level > 0.5) names.push("hot");
+  if (level > 0.75) names.push("hot");
   if (focus) names.push("focus");
   if (token.special) names.push("special");
   return (
@@ -86,8 +86,10 @@ export function TokenStrip({ id, tokens, max, focus, breaks = false, onHover }: 
     () =>
       tokens.map((token, index) => {
         const span = <TokenSpan key={index} token={token} index={index} max={max} focus={index === focus} />;
+        // The signs of whitespace are no break opportunities, so lines are told where they may break.
+        const turn = index > 0 && /^\s/.test(token.text) ? <wbr key={`w${index}`} /> : null;
         const ends = breaks && pieces(token.text).some((piece) => piece.newline);
-        return ends ? [span, <br key={`b${index}`} />] : span;
+        return [turn, span, ends ? <br key={`b${index}`} /> : null];
       }),
     [tokens, max, focus, breaks],
   );

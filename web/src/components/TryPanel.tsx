@@ -104,7 +104,7 @@ export function TryPanel({ latent, max, fixedLatent }: Props) {
   const choose = fixedLatent ? null : (chosen: number) => setParams({ latent: chosen === latent ? null : chosen });
   return (
     <Card
-      title="Your own text"
+      title={fixedLatent ? "Your own text" : latent === null ? "Strongest latents" : `Latent ${latent}`}
       hint={latent === null ? "Coloured by the strongest latent of each token. Point at a token, or choose a latent." : `Coloured by latent ${latent}. Point at a token to see its latents.`}
       code={data?.code}
       testid="try"

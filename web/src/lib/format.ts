@@ -13,9 +13,15 @@ export function number(value: number | null, digits = 3): string {
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (size >= 1e6 || size < 1e-4) return minus(value.toExponential(Math.max(0, digits - 2)));
-  const decimals = Math.max(0, Math.min(6, digits - 1 - Math.floor(Math.log10(size))));
+  const wanted = digits - 1 - Math.floor(Math.log10(size));
+  const decimals = Math.max(0, Math.min(size >= 0.01 ? digits : 6, wanted));
   const fixed = value.toFixed(decimals);
   return minus(size >= 1000 ? integers.format(Number(fixed)) : fixed);
+}
+
+/** The shortest writing of a number for an axis: 2.0 -> 2, 0.50 -> 0.5. */
+export function axisNumber(value: number): string {
+  return minus(String(Number(value.toPrecision(3))));
 }
 
 /** A fixed number of decimals, with a true minus sign. */

@@ -48,8 +48,9 @@ export function OverviewView({ overview }: { overview: Overview }) {
           hint={`How often latents fire. ${count(density.dead)} dead (${percent(density.dead / Math.max(1, dictionary.n_latents))}) are not drawn.`}
           code={overview.code}
           testid="density"
+          tall
         >
-          <Histogram data={density} height={228} label="Latents by density, log scale" edge={edgeName} whole />
+          <Histogram data={density} height={228} label="Latents by density, log scale" edge={(value) => percent(10 ** value)} tick={powerOfTen} whole fill />
           <p class="caption">share of tokens on which a latent fires</p>
         </Card>
       </div>
@@ -58,9 +59,4 @@ export function OverviewView({ overview }: { overview: Overview }) {
       </Card>
     </main>
   );
-}
-
-/** Whole exponents as powers of ten, others as shares, so that the tip reads as a share too. */
-function edgeName(exponent: number): string {
-  return Number.isInteger(exponent) ? powerOfTen(exponent) : percent(10 ** exponent);
 }
