@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,10 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from hooke.base.errors import ConfigError
+from hooke.base.files import atomic_path
 from hooke.data import corpora
+from hooke.data.corpora import Corpus
 
 BOS, PAD = "<|endoftext|>", "<|pad|>"
 BOS_ID = 0
@@ -62,8 +64,8 @@ class BuiltinRecipe(BaseModel):
         return round(self.steps * (1 - self.decay_share))
 
 
-def train_tokenizer(vocab: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE on the training modules; id 0 is the document mark (BOS and EOS), id 1 the padding."""
+def train_tokenizer(vocab: int, library: Corpus) -> PreTrainedTokenizerFast:
+    """Byte-level BPE on the library; id 0 is the document mark (BOS and EOS), id 1 the padding."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     core.decoder = decoders.ByteLevel()
@@ -71,7 +73,7 @@ def train_tokenizer(vocab: int) -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab, special_tokens=[BOS, PAD], initial_alphabet=alphabet, show_progress=False
     )
-    core.train_from_iterator((doc.text for doc in corpora.stdlib("train")), trainer)
+    core.train_from_iterator((document.text for document in library), trainer)
     core.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, BOS_ID)])
     return PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token=BOS, eos_token=BOS, pad_token=PAD, model_max_length=10**9
@@ -106,20 +108,26 @@ class Batches:
     period.
     """
 
-    def __init__(self, recipe: BuiltinRecipe, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(
+        self, recipe: BuiltinRecipe, tokenizer: PreTrainedTokenizerFast, library: Corpus, everything: Corpus
+    ) -> None:
         self.recipe = recipe
-        library = [doc.text for doc in corpora.stdlib("train")]
-        everything = [doc.text for doc in corpora.stdlib("train", tests=True)]
-        tests = sorted(set(everything) - set(library))
+        modules = [document.text for document in library]
+        tests = sorted({document.text for document in everything} - set(modules))
         core = tokenizer.backend_tokenizer
 
         def encode(texts: list[str]) -> list[np.ndarray]:
             rows = core.encode_batch(texts, add_special_tokens=False)
             return [np.array([BOS_ID, *row.ids], dtype=np.int32) for row in rows]
 
-        self.documents = encode(library) * recipe.library_copies + encode(tests)
+        self.documents = encode(modules) * recipe.library_copies + encode(tests)
         self.n_tokens = sum(map(len, self.documents))
-        self.steps_per_pass = self.n_tokens // recipe.context // recipe.rows - 1
+        self.steps_per_pass = self.n_tokens // recipe.context // recipe.rows - 1  # a pass starts at a random cut
+        if self.steps_per_pass < 1:
+            raise ConfigError(
+                f"{self.n_tokens} tokens of text are too few for one batch of {recipe.rows} x {recipe.context}; "
+                "lower rows or context, or give more text"
+            )
         self._pass: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -170,42 +178,55 @@ def _optimisers(model: LlamaForCausalLM, recipe: BuiltinRecipe) -> list[torch.op
 
 
 def train(
-    folder: Path, recipe: BuiltinRecipe, *, compile: bool = True, checkpoint_every: int = 100
+    folder: Path,
+    recipe: BuiltinRecipe,
+    *,
+    library: Corpus | None = None,
+    everything: Corpus | None = None,
+    device: str = "cpu",
+    compile: bool = True,
+    checkpoint_every: int = 100,
 ) -> Iterator[dict[str, float]]:
     """Train in `folder`, or go on from its last checkpoint; yields the metrics of every step.
 
-    The folder ends with the tokenizer, the float32 checkpoint, and `model/` in the Hugging Face layout (float16
-    weights).
+    It ends with the tokenizer, the float32 checkpoint, and `model/` in the Hugging Face layout (float16 weights).
+
+    Args:
+        library: text that the tokenizer is made from and that is seen `library_copies` times a pass; by default the
+            training modules of the standard library.
+        everything: `library` and what else is seen, once a pass; by default the library's tests besides.
+        compile: fuse the step with torch.compile; needs a C++ compiler on a CPU.
+
+    Raises:
+        ConfigError: where there is too little text for one batch.
+        FloatingPointError: where the loss is no number any more.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    library = corpora.stdlib("train") if library is None else library
+    everything = corpora.stdlib("train", tests=True) if everything is None else everything
     if not (folder / "tokenizer.json").exists():
-        train_tokenizer(recipe.vocab).save_pretrained(folder)
+        train_tokenizer(recipe.vocab, library).save_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    model, batches = new_model(recipe), Batches(recipe, tokenizer)
+    batches = Batches(recipe, tokenizer, library, everything)
+    model = new_model(recipe).to(device)
     optimisers = _optimisers(model, recipe)
-    checkpoint, first = folder / "checkpoint.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        first = state["step"]
+    rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
+    first = _restore(folder / "checkpoint.pt", model, optimisers)
 
     def loss_of(tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
             hidden = model.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
             logits = model.lm_head(hidden)
         return F.cross_entropy(logits.float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
 
     loss_fn = torch.compile(loss_of) if compile else loss_of
-    base_rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in _optimisers(model, recipe)]
     for step in range(first, recipe.steps):
         began = time.perf_counter()
-        factor = learning_rate(recipe, step)
-        for optimiser, rates in zip(optimisers, base_rates, strict=True):
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-        loss = loss_fn(*batches[step])
+        for optimiser, full in zip(optimisers, rates, strict=True):
+            for group, rate in zip(optimiser.param_groups, full, strict=True):
+                group["lr"] = rate * learning_rate(recipe, step)
+        tokens, labels = (tensor.to(device) for tensor in batches[step])
+        loss = loss_fn(tokens, labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in optimisers:
@@ -213,12 +234,27 @@ def train(
             optimiser.zero_grad()
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower muon_lr or adam_lr")
-        yield {"step": step, "loss": loss.item(), "seconds": time.perf_counter() - began}
         if (step + 1) % checkpoint_every == 0 or step + 1 == recipe.steps:
-            state = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in optimisers], "step": step + 1}
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+            _save(folder / "checkpoint.pt", model, optimisers, step + 1)
+        yield {"step": step, "loss": loss.item(), "seconds": time.perf_counter() - began}
     export(model, tokenizer, recipe, folder / "model")
+
+
+def _save(path: Path, model: LlamaForCausalLM, optimisers: list[torch.optim.Optimizer], step: int) -> None:
+    with atomic_path(path) as temporary:
+        states = [optimiser.state_dict() for optimiser in optimisers]
+        torch.save({"model": model.state_dict(), "optimisers": states, "step": step}, temporary)
+
+
+def _restore(path: Path, model: LlamaForCausalLM, optimisers: list[torch.optim.Optimizer]) -> int:
+    """Load the last checkpoint where there is one; returns the step to go on with."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+        optimiser.load_state_dict(saved)
+    return state["step"]
 
 
 def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: BuiltinRecipe, folder: Path) -> None:
