@@ -1,7 +1,7 @@
 """The only schema between the server and the page: every body of the HTTP API, as pydantic models.
 
-OpenAPI is generated from these models, and the page's types follow it. Token texts are plain strings (never HTML): the page
-draws them as text nodes. A number that is undefined is `null` next to a `reason`, never 0.
+OpenAPI is generated from these models, and the page's types follow it. Token texts are plain strings (never HTML):
+the page draws them as text nodes. A number that is undefined is `null` next to a `reason`, never 0.
 """
 
 from __future__ import annotations
