@@ -31,7 +31,7 @@ def session(tmp_path_factory) -> Session:
     return Session(tiny_model(), tiny_dictionary(), index, evaluation=EVALUATION, dictionary_path=folder / "dictionary")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def client(session):
     from starlette.testclient import TestClient
 
