@@ -19,7 +19,7 @@ def test_overview(client, session):
     assert body.n_tokens == session.index.n_tokens and body.corpus == "texts"
     histogram = body.density_histogram
     assert histogram.dead + sum(histogram.counts) == 48 and histogram.dead >= 8
-    fvu, l0, kl = body.scores
+    l0, fvu, kl = body.scores
     assert (fvu.value, fvu.low, fvu.controls, fvu.better) == (0.2, 0.1, {"random": 0.7, "pca": 0.4}, "lower")
     assert l0.value == 4.0 and kl.value is None and kl.reason == "not measured"
 
@@ -217,7 +217,9 @@ def test_code_of_a_panel_gives_its_numbers(client, post, session):
     tried = post("/api/try", {"text": "x = 1", "top": 1}).json()
     code = tried["code"].replace("import hooke\n", "").replace(f"model = hooke.load({session.model.name!r})\n", "")
     exec(code, space)
-    assert float(space["codes"].values[0].detach().max()) == pytest.approx(tried["tokens"][1]["top"][0]["value"], rel=1e-4)
+    assert float(space["codes"].values[0].detach().max()) == pytest.approx(
+        tried["tokens"][1]["top"][0]["value"], rel=1e-4
+    )
 
 
 def test_openapi_is_made_from_the_schemas(client):

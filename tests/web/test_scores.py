@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
+from hooke.base.statistics import Estimate
 from hooke.web.scores import scores_of
 
 
@@ -24,6 +26,21 @@ def test_a_list_of_scores_keeps_its_order_and_labels():
     scores = scores_of({"scores": listed})
     assert [(s.name, s.label, s.value) for s in scores] == [("b", "B", 1.0), ("a", "a", None)]
     assert scores[1].reason is not None
+
+
+def test_the_shape_of_an_evaluation():
+    @dataclass
+    class Made:
+        scores: dict
+        controls: dict
+        density: list
+
+    half = Estimate(0.5, 0.4, 0.6, 10, 0.95, "count")
+    none = Estimate(math.nan, math.nan, math.nan, 0, 0.95, "count", "no tokens")
+    scores = scores_of(Made({"zeta": half, "kl_score": none, "fvu": half}, {"pca": {"fvu": half}}, [0.1]))
+    assert [s.name for s in scores] == ["fvu", "kl_score", "zeta"]
+    assert (scores[0].value, scores[0].low, scores[0].high, scores[0].n) == (0.5, 0.4, 0.6, 10)
+    assert scores[0].controls == {"pca": 0.5} and scores[1].value is None and scores[1].reason == "no tokens"
 
 
 def test_nothing_known():

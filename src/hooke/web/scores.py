@@ -6,44 +6,59 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from hooke.base.errors import DataError
+from hooke.base.jsonable import jsonable
 from hooke.web.schemas import Score
 
-_KNOWN: dict[str, tuple[str, str | None]] = {  # name -> (label, which way is better)
+_KNOWN: dict[str, tuple[str, str | None]] = {  # name -> (label, which way is better), in the order of the page
     "l0": ("L0: latents active on a token", None),
-    "density": ("Mean density", None),
-    "dead_share": ("Dead latents", "lower"),
     "fvu": ("Fraction of variance unexplained", "lower"),
     "cosine": ("Cosine to the original", "higher"),
     "gamma": ("Gamma: shrinkage, 1 is none", None),
+    "loss_recovered": ("Loss recovered, against zeros", "higher"),
+    "loss_recovered_mean": ("Loss recovered, against the mean", "higher"),
+    "kl_score": ("KL score, against zeros", "higher"),
+    "kl": ("KL(clean || spliced), nats", "lower"),
+    "ce_increase": ("Added loss, nats", "lower"),
+    "ce": ("Loss with the reconstruction, nats", "lower"),
     "ce_clean": ("Loss of the model, nats", None),
-    "ce_spliced": ("Loss with the reconstruction, nats", "lower"),
     "ce_zero": ("Loss with zeros, nats", None),
-    "loss_recovered": ("Loss recovered", "higher"),
-    "kl_score": ("KL score", "higher"),
+    "ce_mean": ("Loss with the mean, nats", None),
+    "dead_share": ("Dead latents", "lower"),
+    "dense_share": ("Dense latents, on more than 10 %", "lower"),
+    "nmse": ("Normalised squared error", "lower"),
+    "mse": ("Squared error", "lower"),
+    "norm_ratio": ("Norm of the reconstruction / original", None),
+    "fve_centered": ("Variance explained, offsets ignored", "higher"),
 }
 
 
-def scores_of(evaluation: Mapping[str, Any]) -> list[Score]:
-    """Scores in the order of the evaluation.
+def scores_of(evaluation: Any) -> list[Score]:
+    """Scores, the known ones first and in a fixed order.
 
-    Understood: `{"scores": [{"name", "value", "low", "high", "n", "reason", "controls", ...}]}`, or one entry a score,
-    `{name: number or {"value", "low", ...}}`, with `"controls": {control: {name: number}}` beside them. NaN, also
-    as the text "NaN", becomes null with a reason; entries that are no scores are left out.
+    Understood: a `hooke.evals` Evaluation or its JSON (`{"scores": {name: estimate}, "controls": {control:
+    {name: estimate}}}`); a list under "scores" with entries `{"name", "value", "low", "high", "n", "reason", "controls",
+    "label", "better"}`, whose order is kept; or plain `{name: number or estimate}`. NaN, also as the text "NaN", becomes
+    null with a reason; entries that are no scores are left out.
     """
-    listed = evaluation.get("scores")
+    plain = jsonable(evaluation)
+    if not isinstance(plain, dict):
+        raise DataError(f"an evaluation is an object with scores, not {type(plain).__name__}")
+    listed = plain.get("scores")
     if isinstance(listed, list):
-        entries = [(str(entry["name"]), entry) for entry in listed if isinstance(entry, Mapping) and "name" in entry]
+        entries = [(str(entry["name"]), entry) for entry in listed if isinstance(entry, dict) and "name" in entry]
     else:
-        source = listed if isinstance(listed, Mapping) else evaluation
-        entries = [(name, value) for name, value in source.items() if name != "controls"]
-    controls = evaluation.get("controls")
-    controls = controls if isinstance(controls, Mapping) else {}
+        source = listed if isinstance(listed, dict) else plain
+        order = {name: place for place, name in enumerate(_KNOWN)}
+        entries = sorted(source.items(), key=lambda entry: order.get(entry[0], len(order)))
+    controls = plain.get("controls")
+    controls = controls if isinstance(controls, dict) else {}
     return [score for name, value in entries if (score := _score(name, value, controls)) is not None]
 
 
 def _score(name: str, entry: Any, controls: Mapping[str, Any]) -> Score | None:
     facts: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {"value": entry}
-    if "value" not in facts or not _is_number(facts["value"]):
+    if name == "controls" or "value" not in facts or not _is_number(facts["value"]):
         return None
     label, better = _KNOWN.get(name, (name.replace("_", " "), None))
     own = facts.get("controls")
@@ -72,10 +87,12 @@ def _value(entry: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
     return value is None or value in ("NaN", "Infinity", "-Infinity") or isinstance(value, int | float)
 
 
 def _number(value: Any) -> float | None:
-    if value is None or isinstance(value, bool) or not _is_number(value):
+    if value is None or not _is_number(value):
         return None
     return float(value) if math.isfinite(float(value)) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +29,7 @@ class Session:
         model: runs texts and steers.
         dictionary: whose latents are shown.
         index: where they fire; must have been built with this model and dictionary.
-        evaluation: scores with their controls; see `hooke.web.scores` for what is understood.
+        evaluation: an `Evaluation` or its JSON; see `hooke.web.scores` for what else is understood.
         run_path: the run folder that all of it comes from, if any.
         dictionary_path: folder from which `Dictionary.load` gives this dictionary, for the code that panels show.
         token: secret that requests which run the model must carry; the served page knows it.
@@ -42,7 +41,7 @@ class Session:
     model: Model
     dictionary: Dictionary
     index: LatentIndex
-    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Any = field(default_factory=dict)
     run_path: Path | None = None
     dictionary_path: Path | None = None
     token: str = field(default_factory=secrets.token_urlsafe)
