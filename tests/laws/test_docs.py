@@ -22,8 +22,7 @@ def name_of(page: Path) -> str:
 
 def blocks(text: str, language: str) -> list[tuple[int, str]]:
     """Line of the first code line, and code, of every block in one language."""
-    found = [(text[: m.start(2)].count("\n") + 1, m[2]) for m in FENCE.finditer(text) if m[1] == language]
-    return found
+    return [(text[: m.start(2)].count("\n") + 1, m[2]) for m in FENCE.finditer(text) if m[1] == language]
 
 
 def execute(page: str, text: str) -> None:

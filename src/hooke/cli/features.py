@@ -10,7 +10,7 @@ from pydantic import Field
 
 from hooke.cli.command import Command
 from hooke.cli.session import Session
-from hooke.cli.sources import CORPUS_HELP, find_dictionary, open_corpus
+from hooke.cli.sources import CORPUS_HELP, find_dictionary, model_of, open_corpus
 
 if TYPE_CHECKING:
     from hooke.dictionaries.dictionary import Dictionary
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Features(Command):
-    """Run text through model and dictionary, and index where every latent fires: examples, histograms, search. Prints the
-    latents that look most interpretable; the page shows them all.
+    """Run text through model and dictionary, and index where every latent fires: examples, histograms, search. Prints
+    the latents that look most interpretable; the page shows them all.
     """
 
     words: ClassVar[str] = "features"
 
     dictionary: tyro.conf.Positional[Path] = Field(description="Dictionary, or run folder that holds one.")
-    model: str = Field("hooke/stdlib", description="Model that the dictionary was trained on.")
+    model: str | None = Field(None, description="By default the model that the dictionary was trained on.")
     corpus: str = Field("stdlib", description=CORPUS_HELP)
     n_tokens: int = Field(300_000, ge=1, description="Tokens to index.")
     context: int = Field(128, ge=2, description="Tokens a row, the opening token included.")
@@ -41,7 +41,7 @@ class Features(Command):
         from hooke.features.build import build_index
 
         source = find_dictionary(self.dictionary)
-        dictionary, model = Dictionary.load(source), hooke.load(self.model)
+        dictionary, model = Dictionary.load(source), hooke.load(self.model or model_of(source))
         with session.run_folder(self.run) as folder:
             index = build_index(
                 model,
@@ -59,7 +59,7 @@ class Features(Command):
                 "never_fired": int((index.n_firing == 0).sum()),
                 "latents": show_latents(session, model, dictionary, index, self.show),
             }
-        session.next = f"hooke serve {source} --index {folder.path / 'index'}"
+        session.next = f"hooke serve {self.dictionary} --index {folder.path}"
 
 
 def show_latents(

@@ -14,8 +14,8 @@ from hooke.cli.session import Session
 
 
 class Generate(Command):
-    """Continue a prompt. With --dictionary and --latent, also continue it steered: scale times the latent's decoder direction
-    is added where the dictionary writes, at every position, with the same seed.
+    """Continue a prompt. With --dictionary and --latent, also continue it steered: scale times the latent's decoder
+    direction is added where the dictionary writes, at every position, with the same seed.
     """
 
     words: ClassVar[str] = "generate"

@@ -131,6 +131,5 @@ def _print_help(group: str) -> None:
         if words.startswith(group):
             table.add_row(f"  [cyan]{words}[/cyan]", entry.summary)
     console.print(table)
-    console.print(
-        "\n--json ends stdout with one JSON object; HOOKE_DEBUG=1 shows where an error came from. Start with: hooke demo"
-    )
+    console.print("\n--json ends stdout with one JSON object; HOOKE_DEBUG=1 shows where an error came from.")
+    console.print("Start with: hooke demo")

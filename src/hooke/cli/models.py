@@ -66,7 +66,7 @@ class Show(Command):
 
 
 def measurements(folder: Path) -> dict[str, Any]:
-    """The numbers in a shipped model's `measured.json` (held-out bits per byte, of `xz` too, ...); empty without that file."""
+    """The numbers in a shipped model's `measured.json` (held-out bits per byte, of `xz` too, ...); empty without it."""
     from hooke.base.files import read_json
 
     path = folder / "measured.json"

@@ -1,4 +1,4 @@
-"""Latents and scores as coloured text for the terminal. Tokens are data: control characters are escaped, markup is off."""
+"""Latents and scores as coloured text. Tokens are data: control characters are escaped, markup is off."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from hooke.cli.session import Session
 
 
 class List(Command):
-    """List the run folders below a folder, newest first. The list is an index that is rebuilt from the folders whenever they
-    changed; the folders are the truth.
+    """List the run folders below a folder, newest first. The list is an index that is rebuilt from the folders
+    whenever they changed; the folders are the truth.
     """
 
     words: ClassVar[str] = "runs list"
@@ -72,7 +72,7 @@ class Show(Command):
 
 
 class Verify(Command):
-    """Check every artefact of a run against its checksum and every line of its metrics. Exit code 2 when something is damaged."""
+    """Check every artefact of a run against its checksum and every line of its metrics. Exit code 2 on damage."""
 
     words: ClassVar[str] = "runs verify"
 

@@ -71,13 +71,13 @@ class Session:
         except BaseException as error:
             folder.fail(error)
             raise
-        self.results |= {"seconds": self.seconds, "peak_memory_gb": peak_memory_gb()}
+        self.results |= self.cost()
         folder.finish(self.results)
+        self.sink = self.terminal
 
-    @property
-    def seconds(self) -> float:
-        """Seconds since the command began."""
-        return round(time.perf_counter() - self.began, 2)
+    def cost(self) -> dict[str, float]:
+        """Seconds since the command began, and the largest memory so far."""
+        return {"seconds": round(time.perf_counter() - self.began, 2), "peak_memory_gb": peak_memory_gb()}
 
     def end(self) -> None:
         """Print what was made, the next useful command, and the JSON line."""

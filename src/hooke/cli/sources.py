@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hooke.base.errors import DataError, FormatError
+from hooke.base.files import read_json
 from hooke.data import corpora
 from hooke.data.corpora import Corpus
 
@@ -49,6 +50,12 @@ def find_index(path: Path) -> Path:
         FormatError: where there is none.
     """
     return _find(path, "index", "manifest.json", "hooke features")
+
+
+def model_of(dictionary: Path) -> str:
+    """Name of the model that a dictionary was trained on; the built-in one where its file does not say."""
+    metadata = read_json(dictionary / "cfg.json").get("metadata") or {}
+    return str((metadata.get("model") or {}).get("name") or "hooke/stdlib")
 
 
 def _find(path: Path, name: str, mark: str, command: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import TextIOBase
 from pathlib import Path
 
@@ -21,7 +21,6 @@ class _Job:
     last: float
     shown: bool = False
     finished: bool = False
-    numbers: dict[str, float] = field(default_factory=dict)
 
 
 class PlainSink:
@@ -52,9 +51,11 @@ class PlainSink:
         due = now - job.began >= SHOW_AFTER_SECONDS and (not job.shown or now - job.last >= LINE_EVERY_SECONDS)
         if job.finished or not (due or (ended and job.shown)):
             job.finished |= ended
+            self._numbers = {} if ended else self._numbers
             return
         job.shown, job.last, job.finished = True, now, ended
         self._print(progress_line(name, done, total, unit, now - job.began) + numbers_text(self._numbers))
+        self._numbers = {}  # said once; they are not those of the next job
 
     def message(self, text: str) -> None:
         """Print the message."""
@@ -88,8 +89,10 @@ class RichSink:
         bars = self._bars()
         if name not in self._tasks:
             self._tasks[name] = bars.add_task(name, total=total, unit=unit, numbers="")
-        text = self._newest if done < (total or done + 1) else ""
-        bars.update(self._tasks[name], completed=done, total=total, numbers=text)
+        bars.update(self._tasks[name], completed=done, total=total)
+        if self._newest:
+            bars.update(self._tasks[name], numbers=self._newest)
+            self._newest = ""
 
     def message(self, text: str) -> None:
         """Print the message above the bars."""
@@ -155,11 +158,11 @@ def numbers_text(values: Mapping[str, float | int]) -> str:
 
 
 def visible(text: str) -> str:
-    """Text of a token as one line: spaces and line ends are shown as marks, control characters as escapes.
+    r"""Text of a token as one line: tabs and line ends are shown as marks, control characters as escapes.
 
     Example:
-        >>> visible(" if\\n\\tx\\x1b[31m")
-        ' if⏎⇥x\\\\x1b[31m'
+        >>> visible(" if\n\tx\x1b[31m")
+        ' if⏎⇥x\\x1b[31m'
     """
     marks = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
     return "".join(marks.get(c) or (c if c.isprintable() else c.encode("unicode_escape").decode()) for c in text)

@@ -12,8 +12,9 @@ from hooke.cli.session import Session
 
 
 class TrainBuiltin(Command):
-    """Train the tokenizer and the model `hooke/stdlib` with the shipped recipe; hours on two cores, minutes on an accelerator.
-    Killed runs go on from their last checkpoint when the same folder is given again. The model lands in FOLDER/work/model.
+    """Train the tokenizer and the model `hooke/stdlib` with the shipped recipe; hours on two cores, minutes on an
+    accelerator. A killed run goes on from its last checkpoint when the same folder is given again. The model lands in
+    FOLDER/work/model with its card: what was measured on the held-out modules.
     """
 
     words: ClassVar[str] = "train-builtin"
@@ -29,6 +30,8 @@ class TrainBuiltin(Command):
 
     def execute(self, session: Session) -> None:
         """Train, or go on."""
+        import hooke
+        from hooke.evals.card import measure, write_card
         from hooke.training.builtin import BuiltinRecipe, train
 
         asked = {name: getattr(self, name) for name in ("steps", "d_model", "n_layers", "vocab", "rows", "seed")}
@@ -38,6 +41,13 @@ class TrainBuiltin(Command):
             for last in train(work, recipe, compile=self.compile):
                 session.sink.metrics({name: value for name, value in last.items() if name != "step"}, int(last["step"]))
                 session.sink.progress("train", int(last["step"]) + 1, recipe.steps, "steps")
+            measured = measure(hooke.load(work / "model"), sink=session.sink)
+            write_card(work / "model", recipe.model_dump(), measured)
             session.sink.artefact(work / "model", "model")
-            session.results |= {"steps": recipe.steps, "loss": last.get("loss"), "model": str(work / "model")}
+            session.results |= {
+                "steps": recipe.steps,
+                "loss": last.get("loss"),
+                "model": str(work / "model"),
+                **measured,
+            }
         session.next = f"hooke models show {self.run / 'work' / 'model'}"
