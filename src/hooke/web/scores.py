@@ -36,10 +36,13 @@ _KNOWN: dict[str, tuple[str, str | None]] = {  # name -> (label, which way is be
 def scores_of(evaluation: Any) -> list[Score]:
     """Scores, the known ones first and in a fixed order.
 
-    Understood: a `hooke.evals` Evaluation or its JSON (`{"scores": {name: estimate}, "controls": {control:
-    {name: estimate}}}`); a list under "scores" with entries `{"name", "value", "low", "high", "n", "reason", "controls",
-    "label", "better"}`, whose order is kept; or plain `{name: number or estimate}`. NaN, also as the text "NaN", becomes
+    Understood: a `hooke.evals` Evaluation or its JSON, which has estimates by name under "scores", and under "controls"
+    the same by control; a list under "scores" with entries {"name", "value", "low", "high", "n", "reason", "controls",
+    "label", "better"}, whose order is kept; or plain {name: number or estimate}. NaN, also as the text "NaN", becomes
     null with a reason; entries that are no scores are left out.
+
+    Raises:
+        DataError: nothing of the kind.
     """
     plain = jsonable(evaluation)
     if not isinstance(plain, dict):
