@@ -140,7 +140,7 @@ except ImportError:  # The tests and `python hatch_build.py` build the page with
 
 
 class CustomBuildHook(BuildHookInterface):
-    """What hatchling calls: build the page for wheels (editable ones too); pyproject.toml adds the result to the package."""
+    """What hatchling calls: build the page for wheels, editable ones too. pyproject.toml adds the result to them."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build the page unless this is a source archive, which carries the page's sources instead."""

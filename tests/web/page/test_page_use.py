@@ -1,0 +1,223 @@
+"""What a reader does: keys, pointer, search, typing, steering; and the address that keeps all of it."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+
+
+def query(page) -> dict[str, str]:
+    """The address as the page has it now; Playwright's page.url follows a moment later."""
+    search = page.evaluate("location.search.slice(1)")
+    return {key: values[0] for key, values in parse_qs(search).items()}
+
+
+def path(page) -> str:
+    return page.evaluate("location.pathname")
+
+
+def test_arrow_keys_step_through_latents_but_not_while_typing(visits):
+    page = visits.open("/latent/0")
+    page.get_by_role("heading", name="Latent 0").wait_for()
+    page.keyboard.press("ArrowLeft")  # the first one has no neighbour on the left
+    page.keyboard.press("ArrowRight")
+    page.get_by_role("heading", name="Latent 1", exact=True).wait_for()
+    page.keyboard.press("ArrowRight")
+    page.get_by_role("heading", name="Latent 2", exact=True).wait_for()
+    page.keyboard.press("ArrowLeft")
+    page.get_by_role("heading", name="Latent 1", exact=True).wait_for()
+    page.get_by_label("Go to latent").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.type("42")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Latent 42", exact=True).wait_for()
+    assert path(page) == "/latent/42"
+    page.go_back()
+    page.get_by_role("heading", name="Latent 1", exact=True).wait_for()
+
+
+def test_hover_shows_values_click_locks_and_esc_unlocks(visits):
+    page = visits.open("/latent/137?breaks=0")
+    strip = page.locator('[data-strip="0.1"]')
+    focus = strip.locator(".focus")
+    focus.hover()
+    tip = page.get_by_role("tooltip")
+    text = tip.inner_text()
+    assert '" self"' in text and "11.683" in text and "99.6 % of max" in text and re.search(r"token id\s+\d+", text)
+    assert re.search(r"position\s+\d+", text) and "Locked" not in text
+    page.mouse.move(5, 300)
+    tip.wait_for(state="detached")
+    focus.click()
+    page.mouse.move(5, 300)
+    assert "Locked" in tip.inner_text() and "11.683" in tip.inner_text()
+    lock = query(page)["lock"]
+    assert lock.startswith("0.1.")
+    strip.locator(".tok").first.hover()  # hovering previews another token; the lock stays
+    assert "11.683" not in tip.inner_text()
+    page.mouse.move(5, 300)
+    assert "11.683" in tip.inner_text()
+    page.reload()
+    assert "11.683" in tip.inner_text() and query(page)["lock"] == lock
+    page.keyboard.press("Escape")
+    tip.wait_for(state="detached")
+    assert "lock" not in query(page) and page.locator(".tok.locked").count() == 0
+
+
+def test_the_tooltip_stays_inside_of_the_window(visits):
+    page = visits.open("/latent/137", width=390)
+    last = page.locator(".strip").last.locator(".tok").last
+    last.scroll_into_view_if_needed()
+    last.click()
+    box = page.get_by_role("tooltip").bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390 and box["y"] >= 0 and box["y"] + box["height"] <= 844
+
+
+def test_a_table_of_100_000_latents_holds_few_rows(visits, stub):
+    page = visits.open("/")
+    expect(page.get_by_test_id("total")).to_have_text("100,000 latents")
+    page.get_by_label("Latent 3", exact=True).wait_for()
+    rows = page.locator("a.lt-row")
+    assert 10 < rows.count() < 60
+    before = len(stub.seen)
+    body = page.get_by_test_id("latent-rows")
+    for share in (0.1, 0.35, 0.6, 0.8, 1.0):
+        body.evaluate("(element, share) => { element.scrollTop = share * element.scrollHeight; }", share)
+    page.get_by_label("Latent 99999").wait_for()
+    assert rows.count() < 60 and page.locator(".lt-line").count() < 60
+    asked = [seen for seen in stub.seen[before:] if seen.startswith("/api/latents?")]
+    assert 1 <= len(asked) <= 8 and any("offset=99800" in seen for seen in asked)
+    page.get_by_label("Latent 99999").click()
+    assert path(page) == "/latent/99999" or page.get_by_role("alert").count()
+    visits.allowed = ("404",)
+    visits.problems.clear()
+
+
+def test_sorting_and_searching_are_in_the_address_and_survive_a_reload(visits, stub):
+    page = visits.open("/")
+    page.get_by_role("button", name="Density", exact=True).first.click()
+    page.get_by_role("columnheader", name="Density").get_by_role("button").click()
+    assert query(page) == {"sort": "density", "order": "asc"}
+    assert page.locator('[aria-sort="ascending"]').inner_text().startswith("Density")
+    page.keyboard.press("/")
+    page.keyboard.type(" self")
+    page.get_by_label("Alive only").uncheck()
+    page.get_by_text("1 latents").wait_for()
+    wanted = {"sort": "density", "order": "asc", "query": " self", "alive": "0"}
+    assert query(page) == wanted
+    last = [seen for seen in stub.seen if seen.startswith("/api/latents?")][-1]
+    assert parse_qs(urlsplit(last).query, keep_blank_values=True) == {
+        **{key: [value] for key, value in wanted.items()},
+        "offset": ["0"],
+        "limit": ["200"],
+    }
+    page.reload()
+    page.get_by_text("1 latents").wait_for()
+    assert query(page) == wanted and page.get_by_label("Search latents").input_value() == " self"
+    assert not page.get_by_label("Alive only").is_checked()
+
+
+def test_own_text_is_coloured_live_and_shows_latents_per_token(visits):
+    page = visits.open("/try")
+    page.get_by_label("Your text").fill("return self.area")
+    strip = page.locator('[data-strip="try"]')
+    strip.get_by_text("area").wait_for()
+    assert query(page) == {"text": "return self.area"}
+    page.get_by_role("button", name="#137").click()
+    page.get_by_text("Coloured by latent 137").wait_for()
+    expect(strip.locator(".on")).to_have_count(2)
+    token = strip.locator(".tok", has_text="self")
+    token.hover()
+    page.get_by_text("Latents on this token").wait_for()
+    assert (
+        "7.90" in page.get_by_test_id("try-latents").inner_text()
+        and "7.900" in page.get_by_role("tooltip").inner_text()
+    )
+    token.click()
+    page.mouse.move(5, 300)
+    page.get_by_text("Latents on this token").wait_for()
+    assert query(page) == {"text": "return self.area", "latent": "137", "lock": "try.2"}
+    assert strip.locator(".special").inner_text() == "<|bos|>"
+    page.get_by_label("Your text").fill("")
+    page.get_by_text("Type some text").wait_for()
+
+
+def test_steering_shows_three_continuations_and_where_they_part(visits, stub):
+    page = visits.open("/latent/137?tab=steer")
+    steered = page.get_by_test_id("continuation-steered")
+    assert "differs after 2 tokens" in steered.inner_text()
+    assert "differs after 7 tokens" in page.get_by_test_id("continuation-random").inner_text()
+    assert "return self.width * self.height" in page.get_by_test_id("continuation-default").inner_text()
+    assert (
+        "23.46" in page.get_by_test_id("strength").inner_text()
+        and "0.75×" in page.get_by_test_id("strength").inner_text()
+    )
+    slider = page.get_by_label("Strength")
+    slider.focus()
+    page.keyboard.press("ArrowRight")  # the slider's own key: the latent must not change
+    page.get_by_text("2.25× max", exact=True).first.wait_for()
+    assert path(page) == "/latent/137" and query(page)["scale"] == "2.25"
+    slider.fill("0")
+    page.get_by_text("At 0 nothing is added").wait_for()
+    expect(steered).to_contain_text("same as default")
+    page.get_by_label("Tokens").fill("3")
+    page.get_by_text("3 tokens").first.wait_for()
+    page.get_by_label("Seed").fill("7")
+    page.get_by_label("Prompt").fill("def f():")
+    wanted = {"tab": "steer", "scale": "0", "tokens": "3", "seed": "7", "prompt": "def f():"}
+    assert query(page) == wanted
+    page.reload()
+    assert page.get_by_label("Prompt").input_value() == "def f():" and page.get_by_label("Seed").input_value() == "7"
+    page.keyboard.press("ArrowRight")
+    page.get_by_role("heading", name="Latent 138").wait_for()
+    assert query(page) == wanted  # the next latent is tried with the same settings
+
+
+def test_each_panel_shows_its_code_and_copies_it(visits):
+    page = visits.open("/latent/137")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    panels = page.locator("section.card")
+    assert panels.count() == page.get_by_role("button", name="Show code").count() == 4
+    page.get_by_role("button", name="Show code: What it fires on").click()
+    code = page.get_by_test_id("code")
+    assert "index.top(137, n=20)" in code.inner_text()
+    code.get_by_role("button").click()
+    page.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()").startswith("index = hooke.LatentIndex.open(")
+    page.get_by_role("button", name="Show code: What it fires on").click()
+    assert code.count() == 0
+
+
+def test_groups_and_line_breaks_are_in_the_address(visits):
+    page = visits.open("/latent/137?group=50–75 %&breaks=0")
+    assert page.locator(".group").count() == 1 and page.locator(".strip br").count() == 0
+    page.get_by_label("Line breaks").check()
+    assert page.locator(".strip br").count() > 0
+    page.get_by_role("button", name="All", exact=True).click()
+    assert page.locator(".group").count() == 5 and query(page) == {}
+
+
+def test_the_theme_can_be_chosen_and_is_remembered(visits):
+    page = visits.open("/")
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(background)
+    page.get_by_role("button", name="Colours: as the system").click()
+    page.get_by_role("button", name="Colours: light").click()
+    assert page.evaluate(background) != light
+    page.reload()
+    assert page.get_by_role("button", name="Colours: dark").count() == 1 and page.evaluate(background) != light
+
+
+def test_a_histogram_answers_the_pointer(visits):
+    page = visits.open("/latent/137")
+    plot = page.get_by_test_id("activations").locator(".plot")
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] / 2)
+    tip = plot.locator("[aria-label=tip] text")
+    tip.wait_for()
+    assert re.search(r"[\d.]+ to [\d.]+", tip.text_content())
