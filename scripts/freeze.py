@@ -33,7 +33,7 @@ def flags_of(words: str) -> list[str]:
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         parse(words, ["--help"])
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue())
-    found = re.findall(r"^\W? ((?:--?[a-z]|[A-Z]|\[[A-Z])[^\s│]*(?: \S+)*)(?=  +\S)", plain, re.MULTILINE)
+    found = re.findall(r"^\W? ((?:--?[a-z]|[A-Z]|\[[A-Z])[^\s│]*(?: [^\s│]+)*)(?=  |\s*│?$)", plain, re.MULTILINE)
     return [flag for flag in found if flag != "-h, --help"]
 
 
