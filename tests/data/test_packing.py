@@ -94,8 +94,8 @@ def test_repeated_corpus_goes_round(model):
     rounds = texts(["ab", "c"]).repeated(3)
     assert [d.text for d in rounds] == ["ab", "c"] * 3
     assert [d.text for d in texts([]).repeated()] == []
-    endless = pack(texts(["ab", "c"]).repeated(), model, context=4, batch=1, n_tokens=20)
-    assert sum(int(p.tokens.keep.sum()) for p in endless) >= 20
+    endless = pack(texts(["ab", "c"]).repeated(), model, context=4, batch=1, n_tokens=900)
+    assert sum(int(p.tokens.keep.sum()) for p in endless) >= 900
 
 
 @pytest.mark.parametrize("wrong", [{"context": 1}, {"batch": 0}, {"n_tokens": 0}])

@@ -73,7 +73,9 @@ def test_mean_and_std_are_those_of_the_rows(tmp_path, model, corpus):
 def test_store_holds_what_the_harvest_gave(tmp_path, model, corpus):
     store = write_store(tmp_path, model, corpus, "resid_post.1", n_tokens=300, options=StoreOptions(shard_rows=70))
     chunks = list(harvest(model, corpus, "resid_post.1", n_tokens=300))
-    rows = {(int(d), int(p)): row for c in chunks for d, p, row in zip(c.doc, c.pos, c.rows[store.sites[0]], strict=True)}
+    rows = {
+        (int(d), int(p)): row for c in chunks for d, p, row in zip(c.doc, c.pos, c.rows[store.sites[0]], strict=True)
+    }
     assert store.n_rows == 300 == len(rows)
     for shard in range(len(store.shard_rows)):
         part = store.read(shard)

@@ -21,7 +21,7 @@ from hooke.data.corpora import Corpus, Document
 from hooke.model.model import Model
 from hooke.model.tokens import Tokens
 
-_GROUP_CHARACTERS = (
+_GROUP_CHARACTERS, _GROUP_DOCUMENTS = 1 << 16, 256  # documents are tokenised in groups: one call for many
     1 << 16
 )  # documents are tokenised in groups of about this size: one call into the tokenizer for many
 
@@ -139,7 +139,7 @@ def _groups(documents: Iterable[tuple[int, Document]]) -> Iterator[list[tuple[in
     for index, document in documents:
         group.append((index, document))
         characters += len(document.text)
-        if characters >= _GROUP_CHARACTERS:
+        if characters >= _GROUP_CHARACTERS or len(group) >= _GROUP_DOCUMENTS:
             yield group
             group, characters = [], 0
     if group:
