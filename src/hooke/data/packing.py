@@ -22,8 +22,6 @@ from hooke.model.model import Model
 from hooke.model.tokens import Tokens
 
 _GROUP_CHARACTERS, _GROUP_DOCUMENTS = 1 << 16, 256  # documents are tokenised in groups: one call for many
-    1 << 16
-)  # documents are tokenised in groups of about this size: one call into the tokenizer for many
 
 
 class Cursor(NamedTuple):
