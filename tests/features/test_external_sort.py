@@ -40,7 +40,7 @@ def test_merged_is_one_lexsort_for_every_budget(tmp_path, entries):
     for name, expected in (("latent", latent), ("value", value), ("at", at)):
         np.testing.assert_array_equal(np.concatenate([getattr(b, name) for b in blocks]), expected[order])
     n_runs = -(-n // entries)
-    assert all(len(b.at) <= max(entries, (n_runs + 1) * 4096) for b in blocks)
+    assert all(len(b.at) <= max(entries, (n_runs + 1) * 1024) for b in blocks)
     assert list(tmp_path.iterdir()) == []
 
 

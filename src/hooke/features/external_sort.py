@@ -1,6 +1,6 @@
 """Sort more (latent, value, token) entries than fit in memory: by latent, then by descending value, then by token.
 
-Sorted runs go to disk with every 4096th key kept in memory. The kept keys give splitters that cut the key range into
+Sorted runs go to disk with every 1024th key kept in memory. The kept keys give splitters that cut the key range into
 buckets of bounded size; each bucket reads its piece of every run, merges the pieces, and is handed on. The result
 does not depend on the memory budget: ties keep the order in which the entries came.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from hooke.base.errors import ConfigError
 
 BYTES_PER_ENTRY = 40  # key 8, token 4, order 8, the gathered copies 12, and the waiting arrays 8 more on average
-_STRIDE = 4096
+_STRIDE = 1024  # sampled keys take 1/128 byte an entry; a bucket may exceed its share by one stride for each run
 _TOP_BIT = np.uint32(0x8000_0000)
 
 
