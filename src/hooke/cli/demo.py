@@ -67,7 +67,14 @@ class Demo(Command):
                 run=folder,
                 sink=session.terminal,
             )
-            evaluation = evaluate(dictionary, model, n_tokens=self.score_tokens, seed=self.seed, sink=session.sink)
+            evaluation = evaluate(
+                dictionary,
+                model,
+                n_tokens=self.score_tokens,
+                n_fit=self.score_tokens // 2,
+                seed=self.seed,
+                sink=session.sink,
+            )
             write_scores(folder, evaluation)
             place = folder.path / "index"
             index = build_index(model, dictionary, corpus, place, n_tokens=self.index_tokens, sink=session.sink)
