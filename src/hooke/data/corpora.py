@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import sysconfig
 import tokenize
 from collections.abc import Callable, Iterable, Iterator
@@ -186,12 +187,12 @@ def huggingface(name: str, split: str = "train", field: str = "text", config: st
 
 
 def _modules(root: Path, tests: bool) -> Iterator[str]:
-    for path in root.rglob("*.py"):
-        folders = set(path.relative_to(root).parts[:-1])
-        if folders & _NOT_SOURCE or folders & _GENERATED_TABLES:
-            continue
-        if tests or not folders & _TEST_FOLDERS:
-            yield path.relative_to(root).as_posix()
+    left_out = _NOT_SOURCE | _GENERATED_TABLES | (set() if tests else _TEST_FOLDERS)
+    for folder, below, names in os.walk(root):
+        below[:] = [
+            name for name in below if name not in left_out
+        ]  # pruned here, so that site-packages is never entered
+        yield from ((Path(folder) / name).relative_to(root).as_posix() for name in names if name.endswith(".py"))
 
 
 def _read_source(path: Path) -> str:

@@ -96,7 +96,7 @@ def make_plan(
     vocab: int,
     tokens: Tokens,
     *,
-    capture: Sequence[Site | str] = (),
+    capture: Sequence[Site | str] | Site | str = (),
     edits: Sequence[Edit] = (),
     until: Site | str | None = None,
 ) -> Plan:
