@@ -157,7 +157,7 @@ def low_coherence_directions(
 def recipe_p(seed: int = 0, *, n_features: int = 64, d_in: int = 32, noise: float = 0.0) -> Planted:
     """Recipe P: 64 features in 32 dimensions, each on with probability 2/64, magnitudes between 0.5 and 1.5.
 
-    Mean true L0 is 2; 13 % of the samples are all zero; E|x|^2 is about 2.15 and |E x| about 0.22.
+    Mean true L0 is 2; 13 % of the samples are all zero; E|x|^2 is about 2.15 and |E x| about 0.25.
     """
     directions = low_coherence_directions(n_features, d_in, seed=seed)
     return Planted(directions, Independent(2 / n_features), noise=noise)

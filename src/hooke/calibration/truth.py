@@ -1,4 +1,4 @@
-"""Compare a learned dictionary with the planted one: which directions were found, and do the codes fire where they should."""
+"""Compare a learned dictionary with the planted one: were its directions found, do codes fire where they should."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Recovery:
 
 def recovery(
     true: Float[Tensor, "feature d_in"],
-    learned: Float[Tensor, "latent d_in"],
+    learned: Float[Tensor, "latent d_learned"],
     *,
     threshold: float = 0.9,
     alive: Bool[Tensor, " latent"] | None = None,
@@ -76,7 +76,7 @@ def recovery(
 
 def support_f1(
     true_codes: Float[Tensor, "row feature"],
-    codes: Float[Tensor, "row latent"],
+    codes: Float[Tensor, "row_too latent"],
     match: Int[Tensor, " feature"],
 ) -> float:
     """Mean over true features of the F1 score of "the matched latent fires" against "the feature is on".
@@ -87,7 +87,9 @@ def support_f1(
         DataError: the two sets of codes have different numbers of rows.
     """
     if true_codes.shape[0] != codes.shape[0]:
-        raise DataError(f"{true_codes.shape[0]} rows of true codes and {codes.shape[0]} of learned ones; expected equal")
+        raise DataError(
+            f"{true_codes.shape[0]} rows of true codes and {codes.shape[0]} of learned ones; expected equal"
+        )
     on, fires = true_codes > 0, (codes != 0)[:, match]
     both, either = (on & fires).sum(0).double(), (on.sum(0) + fires.sum(0)).double()
     seen = on.any(dim=0)
@@ -102,7 +104,7 @@ def keep_largest_of_each(codes: Float[Tensor, "row feature"], k: int) -> Float[T
     return torch.zeros_like(codes).scatter_(1, indices, values)
 
 
-def keep_largest_overall(codes: Float[Tensor, "row feature"], k: float) -> Float[Tensor, "row feature"]:
+def keep_largest_overall(codes: Float[Tensor, "row feature"], k: int | float) -> Float[Tensor, "row feature"]:
     """The true codes with only the floor(rows * k) largest of all kept: the best that BatchTopK can do."""
     n = math.floor(codes.shape[0] * k)
     if not 1 <= n <= codes.numel():

@@ -9,7 +9,7 @@ from os import PathLike
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, linear, normalize
 
@@ -47,7 +47,7 @@ class Latent:
     @property
     def bias(self) -> float:
         """Its encoder bias."""
-        return float(self.dictionary.b_enc[self.index])
+        return float(self.dictionary.b_enc.detach()[self.index])
 
     def activation(self, x: Float[Tensor, "*row d_in"]) -> Float[Tensor, "*row"]:
         """Its activation for each row."""
@@ -61,10 +61,11 @@ class Latent:
 class Dictionary(nn.Module):
     """A sparse dictionary: `x_hat = activation((x - b_dec) @ W_enc + b_enc) @ W_dec + b_dec`.
 
-    Encoder and decoder are stored one row a latent, so that everything after selection reads whole rows: `encoder` and `W_dec`
-    are parameters of shape `[latent, d]`; `W_enc` is `encoder` seen as `[d_in, latent]`. Decoder rows start with norm 1 and the
-    encoder as the decoder's transpose; both biases start at 0. A new dictionary is in evaluation mode, where the code of a row
-    does not depend on the rows around it; `train(...)` switches modes by itself.
+    Encoder and decoder are stored one row a latent, so that everything after selection reads whole rows: `encoder`
+    and `W_dec` are parameters of shape `[latent, d]`; `W_enc` is `encoder` seen as `[d_in, latent]`. Decoder rows
+    start with norm 1 and the encoder as the decoder's transpose; both biases start at 0. A new dictionary is in
+    evaluation mode, where the code of a row does not depend on the rows around it; `train(...)` switches modes by
+    itself.
 
     Args:
         d_in: width of what it reads.
@@ -72,7 +73,8 @@ class Dictionary(nn.Module):
         activation: `TopK(k)` or `BatchTopK(k)`.
         reads, writes: sites, or their names; `writes` is `reads` when `None`.
         d_out: width of what it writes; `d_in` when `None`.
-        subtract_b_dec: whether `b_dec` is taken from `x` before the encoder; when `None`, exactly if it writes what it reads.
+        subtract_b_dec: whether `b_dec` is taken from `x` before the encoder; when `None`, exactly if it writes what
+            it reads.
         seed: of the random initial directions.
 
     Raises:
@@ -140,12 +142,12 @@ class Dictionary(nn.Module):
         """How many latents there are."""
         return self.encoder.shape[0]
 
-    def pre_activations(self, x: Float[Tensor, "*row d_in"]) -> Float[Tensor, "*row latent"]:
+    def pre_activations(self, x: Shaped[Tensor, "*row d_in"]) -> Float[Tensor, "*row latent"]:
         """`(x - b_dec) @ W_enc + b_enc`, or without `b_dec` where `subtract_b_dec` is false."""
         x = self._checked(x)
         return linear(x - self.b_dec if self.subtract_b_dec else x, self.encoder, self.b_enc)
 
-    def encode(self, x: Float[Tensor, "*row d_in"]) -> Latents:
+    def encode(self, x: Shaped[Tensor, "*row d_in"]) -> Latents:
         """Sparse codes of each row. Differentiable.
 
         Raises:
@@ -166,26 +168,23 @@ class Dictionary(nn.Module):
         out = embedding_bag(indices, self.W_dec, mode="sum", per_sample_weights=values.to(self.W_dec.dtype))
         return (out + self.b_dec).view(*latents.indices.shape[:-1], self.d_out)
 
-    def reconstruct(self, x: Float[Tensor, "*row d_in"]) -> Float[Tensor, "*row d_out"]:
+    def reconstruct(self, x: Shaped[Tensor, "*row d_in"]) -> Float[Tensor, "*row d_out"]:
         """`decode(encode(x))`, in the dtype of `x`."""
         return self.decode(self.encode(x)).to(x.dtype)
 
-    def forward(self, x: Float[Tensor, "*row d_in"]) -> Float[Tensor, "*row d_out"]:
+    def forward(self, x: Shaped[Tensor, "*row d_in"]) -> Float[Tensor, "*row d_out"]:
         """The same as `reconstruct`."""
         return self.reconstruct(x)
 
     @torch.no_grad()
-    def calibrate(self, x: Float[Tensor, "row d_in"]) -> Dictionary:
-        """Set the inference threshold so that the rows of `x` have `k` active latents on average. Returns the dictionary.
+    def calibrate(self, x: Shaped[Tensor, "*row d_in"]) -> Dictionary:
+        """Set the inference threshold so that the rows of `x` have `k` active latents on average. Returns the
+        dictionary.
 
-        Does nothing for activations without a threshold. When fewer pre-activations than `k` a row are positive, all are kept.
+        Does nothing for activations without a threshold. When fewer pre-activations than `k` a row are positive, all
+        are kept.
         """
-        if self.activation.has_threshold:
-            pre = self.pre_activations(x)
-            kept = self.activation.select_batch(pre).gather(pre)
-            # just below the smallest value kept, since the comparison is strict
-            below = torch.nextafter(kept.min(), kept.new_zeros(())) if kept.numel() else kept.new_zeros(())
-            self.threshold.fill_(float(below))
+        self.threshold.fill_(self.activation.threshold_for(self.pre_activations(x).reshape(-1, self.n_latents)))
         return self
 
     def __getitem__(self, index: int) -> Latent:

@@ -10,10 +10,11 @@ from hooke.dictionaries.dictionary import Dictionary
 
 @torch.no_grad()
 def fold_input_scale_(dictionary: Dictionary, scale: float, output_scale: float | None = None) -> Dictionary:
-    """Turn a dictionary trained on `x / scale` into one for `x`, in place: codes and outputs are `scale` times as large.
+    """Turn a dictionary trained on `x / scale` into one for `x`, in place: codes and outputs are `scale` times as
+    large.
 
-    Codes are in units of the output. With equal scales only biases and threshold change; if what is written has a scale of
-    its own, encoder and threshold absorb the ratio.
+    Codes are in units of the output. With equal scales only biases and threshold change; if what is written has a
+    scale of its own, encoder and threshold absorb the ratio.
 
     Args:
         scale: positive.

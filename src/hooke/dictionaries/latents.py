@@ -15,9 +15,9 @@ from hooke.base.errors import ShapeError
 class Latents:
     """Codes of some rows in padded sparse form; the leading shape is that of the rows (`[row]`, `[batch, pos]`, ...).
 
-    A row with fewer than `k` active latents has empty slots at its end or anywhere else: **a slot is empty when its value is
-    0**, and its index is then a valid number without meaning (0 by convention). So gathers and scatters by `indices` are always safe.
-    An index never occurs twice with a value in one row.
+    A row with fewer than `k` active latents has empty slots at its end or anywhere else: **a slot is empty when its
+    value is 0**, and its index is then a valid number without meaning (0 by convention). So gathers and scatters by
+    `indices` are always safe. An index never occurs twice with a value in one row.
 
     Args:
         indices: latent of each slot.
@@ -33,13 +33,13 @@ class Latents:
     """
 
     indices: Int[Tensor, "*row k"]
-    values: Float[Tensor, "*row k"]
+    values: Float[Tensor, "*row_too k_too"]  # the same; checked with words, not as a type
     n_latents: int
 
     def __post_init__(self) -> None:
         if self.indices.shape != self.values.shape:
             raise ShapeError(
-                f"indices have shape {list(self.indices.shape)}, values {list(self.values.shape)}; expected the same shape"
+                f"indices have shape {list(self.indices.shape)}, values {list(self.values.shape)}; expected one shape"
             )
 
     @property

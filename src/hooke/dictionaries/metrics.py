@@ -1,8 +1,8 @@
 """Scores of reconstructions, streamed in float64 and bounded memory, each with an interval.
 
-All are ratios of sums over tokens (sheet: one global mean, ratio of totals; never a mean of ratios of batches). Sums are kept for
-a fixed number of groups; leaving out one group at a time gives the interval (delete-a-group jackknife), so pass the
-document of each row as its group and the interval knows that tokens of one text are alike.
+All are ratios of sums over tokens (sheet: one global mean, ratio of totals; never a mean of ratios of batches). Sums
+are kept for a fixed number of groups; leaving out one group at a time gives the interval (delete-a-group jackknife),
+so pass the document of each row as its group and the interval knows that tokens of one text are alike.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from scipy.special import stdtrit
 from torch import Tensor
 
@@ -97,8 +97,8 @@ class ReconstructionMetrics:
 
     def update(
         self,
-        target: Float[Tensor, "row d"],
-        x_hat: Float[Tensor, "row d"],
+        target: Shaped[Tensor, "row d"],
+        x_hat: Shaped[Tensor, "row d_hat"],
         latents: Latents | None = None,
         *,
         groups: Int[Tensor, " row"] | None = None,
@@ -160,10 +160,11 @@ class ReconstructionMetrics:
     def scores(self) -> dict[str, Estimate]:
         """Every score by name.
 
-        `l0` active latents a token; `dead_share` of latents that never fired on these tokens, `dense_share` of those that fired
-        on more than a tenth; `mse` squared error summed over the width; `fvu` that over the variance around the one global
-        mean; `nmse` over the mean squared norm; `cosine` and `norm_ratio` means over tokens where they are defined (their n);
-        `gamma` = E|x_hat|^2 / E[x . x_hat], 1 without shrinkage; `fve_centered`, which ignores a constant error.
+        `l0` active latents a token; `dead_share` of latents that never fired on these tokens, `dense_share` of those
+        that fired on more than a tenth; `mse` squared error summed over the width; `fvu` that over the variance
+        around the one global mean; `nmse` over the mean squared norm; `cosine` and `norm_ratio` means over tokens
+        where they are defined (their n); `gamma` = E|x_hat|^2 / E[x . x_hat], 1 without shrinkage; `fve_centered`,
+        which ignores a constant error.
         """
         estimate, n = self._sums.estimate, self.n
         counted = {name: int(self._sums.total(name)) for name in ("n_cosine", "n_ratio")} if n else {}
@@ -200,7 +201,9 @@ class ReconstructionMetrics:
             require_shape(tensor, "row d", name)
             require_finite(tensor, name)
         if target.shape != x_hat.shape:
-            raise ShapeError(f"target has shape {list(target.shape)}, x_hat {list(x_hat.shape)}; expected the same shape")
+            raise ShapeError(
+                f"target has shape {list(target.shape)}, x_hat {list(x_hat.shape)}; expected the same shape"
+            )
         if target.numel() == 0:
             raise DataError(f"target has shape {list(target.shape)}: there are no rows; pass at least one")
         if latents is not None and tuple(latents.values.shape[:-1]) != (target.shape[0],):

@@ -53,8 +53,8 @@ class Objective:
     """The loss: reconstruction, plus AuxK, plus multi-TopK.
 
     Args:
-        reconstruction: "fvu", the squared error over that of always predicting the batch mean; or "sum", the squared error
-            summed over the width and averaged over rows.
+        reconstruction: "fvu", the squared error over that of always predicting the batch mean; or "sum", the squared
+            error summed over the width and averaged over rows.
         aux_k: the term for dead latents; `None` for none.
         multi_topk: the term for other k; `None` for none.
     """
@@ -143,8 +143,8 @@ def auxiliary_loss(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """How badly the `k` largest dead latents of each row rebuild the residual: 1 for predicting its mean, 0 for exact.
 
-    Dense products, but on the dead rows only. A residual without variance gives 0. The second result counts dead latents
-    whose pre-activation is negative in every row.
+    Dense products, but on the dead rows only. A residual without variance gives 0. The second result counts dead
+    latents whose pre-activation is negative in every row.
     """
     centred = x - dictionary.b_dec if dictionary.subtract_b_dec else x
     pre = torch.nn.functional.linear(centred, dictionary.encoder[dead], dictionary.b_enc[dead])
@@ -160,7 +160,7 @@ def auxiliary_loss(
 
 @torch.no_grad()
 def _pre_activations(dictionary: Dictionary, x: Tensor, workspace: Tensor | None) -> Float[Tensor, "row latent"]:
-    """The same numbers as `Dictionary.pre_activations`, into memory that is already there: fresh pages cost as much as the product."""
+    """What `Dictionary.pre_activations` gives, in memory that is there: fresh pages cost as much as the product."""
     centred = x - dictionary.b_dec if dictionary.subtract_b_dec else x
     out = None if workspace is None else workspace[: x.shape[0]]
     return torch.addmm(dictionary.b_enc, centred, dictionary.encoder.T, out=out)

@@ -58,8 +58,8 @@ def train_dictionary(
         objective: the loss; FVU with AuxK when `None`.
         config: how to train; its `n_tokens` is replaced by the one above.
         seed: of the initial directions and of the order of the data.
-        run: a run folder, or where to make one. The dictionary is saved in it as `dictionary`, and a killed run goes on from its last
-            checkpoint with the same result, bit for bit. `None` keeps everything in memory.
+        run: a run folder, or where to make one. The dictionary is saved in it as `dictionary`, and a killed run goes
+            on from its last checkpoint with the same result, bit for bit. `None` keeps everything in memory.
         resume: whether a folder that holds an unfinished run may be taken up.
         sink: hears progress and numbers.
 

@@ -16,9 +16,9 @@ _SAMPLE = 1 << 17  # entries in the subsample that gives a first bound
 def top_of_each_row(pre: Float[Tensor, "row latent"], k: int) -> Int[Tensor, "row k"]:
     """Indices of the `k` largest entries of each row, in no particular order.
 
-    Wide rows go in two stages: the k groups with the largest maxima hold the k largest entries (each entry above the k-th
-    largest maximum is in a group whose maximum is at least as large), so only those groups are searched. Exact; entries
-    that tie for the last place may be chosen either way.
+    Wide rows go in two stages: the k groups with the largest maxima hold the k largest entries (each entry above the
+    k-th largest maximum is in a group whose maximum is at least as large), so only those groups are searched. Exact;
+    entries that tie for the last place may be chosen either way.
     """
     n_rows, n_latents = pre.shape
     if n_latents % _GROUP or k * _GROUP * 4 > n_latents or not pre.is_contiguous():
@@ -34,8 +34,8 @@ def top_of_each_row(pre: Float[Tensor, "row latent"], k: int) -> Int[Tensor, "ro
 def top_of_batch(pre: Float[Tensor, "row latent"], n: int) -> Int[Tensor, " place"]:
     """Flat positions, increasing, of the `n` largest positive entries of the whole matrix; all positive ones if fewer.
 
-    A subsample of the entries gives a bound that about 1.2 n of them pass; the exact selection is then among those. Ties for the last
-    place go to the earlier position.
+    A subsample of the entries gives a bound that about 1.2 n of them pass; the exact selection is then among those.
+    Ties for the last place go to the earlier position.
     """
     flat = pre.reshape(-1)
     places = places_above(flat, _bound(flat, n))

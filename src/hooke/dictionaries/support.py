@@ -1,8 +1,8 @@
 """The places of a sparse code matrix, and the three products on them that training needs.
 
-After the encoder product everything works on active latents only: decoding is a weighted sum of decoder rows, the gradient of
-a code value is one dot product, and both weight gradients are sums over the rows where a latent is active. The places are kept row by row
-(compressed sparse rows); grouping them by latent is done once and cached.
+After the encoder product everything works on active latents only: decoding is a weighted sum of decoder rows, the
+gradient of a code value is one dot product, and both weight gradients are sums over the rows where a latent is
+active. The places are kept row by row (compressed sparse rows); grouping them by latent is done once and cached.
 """
 
 from __future__ import annotations
@@ -87,9 +87,7 @@ class Support:
         padded = values.new_zeros(self.n_rows * width).index_put((slot,), values)
         return Latents(indices.view(-1, width), padded.view(-1, width), self.n_latents)
 
-    def sum_rows(
-        self, values: Float[Tensor, " place"], weight: Float[Tensor, "latent d"]
-    ) -> Float[Tensor, "row d"]:
+    def sum_rows(self, values: Float[Tensor, " place"], weight: Float[Tensor, "latent d"]) -> Float[Tensor, "row d"]:
         """`codes @ weight` for the code matrix with these values."""
         return embedding_bag(
             self.latent, weight, self.offsets, mode="sum", per_sample_weights=values, include_last_offset=True
@@ -102,11 +100,11 @@ class Support:
             rows, dense, offsets, mode="sum", per_sample_weights=values[order], include_last_offset=True
         )
 
-    def dot(
-        self, dense: Float[Tensor, "row d"], weight: Float[Tensor, "latent d"]
-    ) -> Float[Tensor, " place"]:
+    def dot(self, dense: Float[Tensor, "row d"], weight: Float[Tensor, "latent d"]) -> Float[Tensor, " place"]:
         """`(dense @ weight.T)` at the places only."""
-        with torch.enable_grad():  # the derivative of sum_rows by its values is this product; torch has it as one kernel
+        with (
+            torch.enable_grad()
+        ):  # the derivative of sum_rows by its values is this product; torch has it as one kernel
             values = weight.new_zeros(self.latent.numel()).requires_grad_()
             return torch.autograd.grad(self.sum_rows(values, weight.detach()), values, dense)[0]
 
@@ -134,7 +132,8 @@ class _EncodeAt(torch.autograd.Function):
         gradient = torch.where(values > 0, gradient, 0)
         to_bias = torch.bincount(support.latent, weights=gradient, minlength=support.n_latents).to(encoder.dtype)
         to_encoder = support.sum_latents(gradient, x if b_dec is None else x - b_dec)
-        # sum over rows of -(gradient of pre-activations) @ encoder, rows summed first: latent * d work, not row * latent * d
+        # sum over rows of -(gradient of pre-activations) @ encoder, rows summed first: latent * d work, not row *
+        # latent * d
         to_b_dec = None if b_dec is None else -(to_bias @ encoder)
         return None, to_encoder, to_bias, to_b_dec, None
 

@@ -1,8 +1,9 @@
 """Train a dictionary on batches of activations: a pure function with a sink, that resumes exactly after a kill.
 
-Per step: loss, backward, decoder gradient without its component along each row, optional clip, Adam, decoder rows back to norm 1. The first
-batches are held until `sample_tokens` rows are there; from them come the scale by which all input is divided (frozen, and folded
-into the weights at the end) and the starting `b_dec`; then they are trained on like all others.
+Per step: loss, backward, decoder gradient without its component along each row, optional clip, Adam, decoder rows
+back to norm 1. The first batches are held until `sample_tokens` rows are there; from them come the scale by which all
+input is divided (frozen, and folded into the weights at the end) and the starting `b_dec`; then they are trained on
+like all others.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class TrainConfig:
 
     Args:
         n_tokens: rows to train on; the last batch may go a little beyond.
-        learning_rate: of Adam at its height.
+        learning_rate: of Adam at its height. The default suits a few million tokens; take 3e-4 to 1e-3 for hundreds
+            of millions.
         warmup_steps: linear warm-up; a tenth of the steps, at most 1000, when `None`.
         decay_share: last share of the steps, over which the rate falls linearly to 0.
         betas, eps: of Adam.
@@ -58,8 +60,8 @@ class TrainConfig:
         centre: where `b_dec` starts: "mean" or (geometric) "median" of the first sample, or "zero".
         scale: what the input's scale is made in training: "unit" mean squared norm, "sqrt_d", or "none".
         sample_tokens: rows of that first sample.
-        dead_after_tokens: a latent that has not fired for so many tokens is dead; a tenth of the tokens, at most 10 million, when
-            `None`.
+        dead_after_tokens: a latent that has not fired for so many tokens is dead; a tenth of the tokens, at most 10
+            million, when `None`.
         log_every: steps between reports to the sink.
 
     Raises:
@@ -67,7 +69,7 @@ class TrainConfig:
     """
 
     n_tokens: int
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-3
     warmup_steps: int | None = None
     decay_share: float = 0.2
     betas: tuple[float, float] = (0.9, 0.999)
@@ -90,7 +92,7 @@ class TrainConfig:
             raise ConfigError(f"learning_rate is {self.learning_rate}; expected a positive number")
         if not 0 <= self.decay_share <= 1 or (self.warmup_steps or 0) < 0:
             raise ConfigError(
-                f"warmup_steps {self.warmup_steps}, decay_share {self.decay_share}: expected at least 0, and the share at most 1"
+                f"warmup_steps {self.warmup_steps}, decay_share {self.decay_share}; expected 0 or more, the share at most 1"
             )
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip is {self.clip}; expected above 0, or None")
@@ -131,14 +133,15 @@ def train(
     """Train a dictionary in place.
 
     Args:
-        dictionary: a new one (its `b_dec` is set from the data), or a trained one to go on with (`centre` is then ignored).
+        dictionary: a new one (its `b_dec` is set from the data), or a trained one to go on with (`centre` is then
+            ignored).
         batches: tensors `[row, d_in]`, or mappings from sites to tensors such as a `Pool` gives. With `state_dict` and
             `load_state_dict` they resume at once, otherwise they are read again up to the place.
         objective: the loss.
         config: how.
         sink: gets `loss, fvu, l0, dead_share, ...` every `log_every` steps, and progress in tokens.
-        checkpoints: where to write checkpoints, and whether to go on from one. The same settings and machine give the same
-            weights, bit for bit, however often the process was killed in between.
+        checkpoints: where to write checkpoints, and whether to go on from one. The same settings and machine give the
+            same weights, bit for bit, however often the process was killed in between.
 
     Raises:
         ShapeError: a batch of another width.
@@ -159,7 +162,9 @@ def train(
         if run.done:
             break
     if not run.done:
-        sink.message(f"the batches ended after {run.tokens} of {config.n_tokens} tokens; the learning rate had not fallen yet")
+        sink.message(
+            f"the batches ended after {run.tokens} of {config.n_tokens} tokens; the learning rate had not fallen yet"
+        )
     fold_input_scale_(dictionary, run.input_scale, run.output_scale)
     dictionary.eval()
     return TrainResult(
@@ -235,7 +240,7 @@ class _Training:
         return self.metrics
 
     def checkpoint(self) -> None:
-        """Write one if it is time. Not while batches of the first sample are held: a restart then costs only seconds."""
+        """Write one if it is time. Not while the first sample is held: a restart then costs only seconds."""
         if self.checkpoints is None or self.held or (self.steps % self.checkpoints.every and not self.done):
             return
         state = {
@@ -293,7 +298,9 @@ class _Training:
             if dictionary.reads == dictionary.writes and dictionary.d_in == dictionary.d_out:
                 return sides[0], sides[0]
         if sides[0].shape[0] != sides[1].shape[0]:
-            raise ShapeError(f"a batch has {sides[0].shape[0]} rows to read and {sides[1].shape[0]} to write; expected equal")
+            raise ShapeError(
+                f"a batch has {sides[0].shape[0]} rows to read and {sides[1].shape[0]} to write; expected equal"
+            )
         return sides[0], sides[1]
 
     def _scaled(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -329,5 +336,7 @@ def _settings(dictionary: Dictionary, objective: Objective, config: TrainConfig)
 
 def _difference(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
     wanted = jsonable(wanted)
-    parts = [f"{key}: saved {saved.get(key)}, asked for {wanted[key]}" for key in wanted if saved.get(key) != wanted[key]]
+    parts = [
+        f"{key}: saved {saved.get(key)}, asked for {wanted[key]}" for key in wanted if saved.get(key) != wanted[key]
+    ]
     return "; ".join(parts)

@@ -163,4 +163,3 @@ def update_threshold_(dictionary: Dictionary, values: Float[Tensor, " place"], f
         threshold.copy_(smallest)
     else:
         threshold.lerp_(smallest, dictionary.activation.threshold_rate)
-

@@ -16,10 +16,11 @@ from hooke.dictionaries.support import Support
 
 @dataclass(frozen=True)
 class BatchTopK:
-    """In training keep the floor(rows * k) largest positive pre-activations of the whole batch, so rows that need more get more.
+    """In training keep the floor(rows * k) largest positive pre-activations of the whole batch, so rows that need
+    more get more.
 
-    At inference a row is judged by itself: latents above one threshold are active. The threshold is the moving average, over training
-    batches, of the smallest value kept.
+    At inference a row is judged by itself: latents above one threshold are active. The threshold is the moving
+    average, over training batches, of the smallest value kept.
 
     Args:
         k: latents a row on average; above 0, may be fractional.
@@ -30,7 +31,7 @@ class BatchTopK:
     """
 
     k: int | float
-    threshold_rate: float = 0.01
+    threshold_rate: float = 0.03
     name: ClassVar[str] = "batchtopk"
     has_threshold: ClassVar[bool] = True
 
@@ -48,7 +49,8 @@ class BatchTopK:
         """
         if math.isnan(threshold):
             raise ConfigError(
-                "this BatchTopK dictionary has no inference threshold yet; train it, or call calibrate(x) on some activations"
+                "this BatchTopK dictionary has no inference threshold yet; train it, or call calibrate(x) on some "
+                "activations"
             )
         n_rows, n_latents = pre.shape
         return Support.of_flat(places_above(pre, max(threshold, 0.0)), n_rows, n_latents)
@@ -57,6 +59,12 @@ class BatchTopK:
         """The places kept in training, chosen over the whole batch."""
         n_rows, n_latents = pre.shape
         return Support.of_flat(top_of_batch(pre, math.floor(n_rows * self.k)), n_rows, n_latents)
+
+    def threshold_for(self, pre: Float[Tensor, "row latent"]) -> float:
+        """The threshold above which exactly floor(rows * k) of these entries are: halfway to the next; 0 if fewer are positive."""
+        n = math.floor(pre.shape[0] * self.k)
+        largest = pre.reshape(-1)[top_of_batch(pre, n + 1)].double()
+        return float(largest.sort().values[:2].mean()) if len(largest) > n > 0 else 0.0
 
     def widened(self, factor: float, n_latents: int) -> BatchTopK:
         """The same rule with `factor` times as many latents, at most all."""

@@ -31,7 +31,9 @@ class TopK:
 
     def __post_init__(self) -> None:
         if isinstance(self.k, bool) or not math.isfinite(self.k) or self.k != int(self.k) or self.k < 1:
-            raise ConfigError(f"TopK(k={self.k}): k is the number of latents a row; expected a whole number, at least 1")
+            raise ConfigError(
+                f"TopK(k={self.k}): k is the number of latents a row; expected a whole number, at least 1"
+            )
         object.__setattr__(self, "k", int(self.k))
 
     def select(self, pre: Float[Tensor, "row latent"], *, threshold: float = math.nan) -> Support:
@@ -41,6 +43,10 @@ class TopK:
     def select_batch(self, pre: Float[Tensor, "row latent"]) -> Support:
         """The places kept in training: the same as at inference."""
         return self.select(pre)
+
+    def threshold_for(self, pre: Float[Tensor, "row latent"]) -> float:
+        """There is none."""
+        return math.nan
 
     def widened(self, factor: float, n_latents: int) -> TopK:
         """The same rule with `factor` times as many latents, at most all."""
