@@ -96,7 +96,8 @@ class Visits:
         return page
 
     def settle(self, page) -> None:
-        """Wait until no request has been on its way for a moment."""
+        """Wait for the view's heading or its refusal, then until no request has been on its way for a moment."""
+        page.locator("main h1, main [role=alert]").first.wait_for()
         quiet = 0
         while quiet < 2:
             page.wait_for_timeout(50)

@@ -203,7 +203,7 @@ def groups(strongest: float) -> list[schemas.Group]:
         items = [example(i + 3 * part + 1, low + (high - low) * (0.9 - 0.08 * i)) for i in range(8)]
         result.append(
             schemas.Group(
-                name=f"{75 - 25 * part}–{100 - 25 * part} %",
+                name=f"quantile {4 - part} of 4",
                 low=low,
                 high=high,
                 share=[0.03, 0.1, 0.27, 0.59][part],

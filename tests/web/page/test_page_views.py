@@ -79,7 +79,7 @@ def test_the_latent_page_shows_numbers_logits_groups_and_relatives(visits):
     assert "−1.62" in logits.inner_text()
     assert page.locator(".group").count() == 5
     assert page.get_by_test_id("similar").get_by_role("link").count() == 8
-    page.get_by_role("button", name="Show 14 more").click()
+    page.get_by_role("button", name="Show 15 more").click()
     assert page.get_by_test_id("group-top").get_by_test_id("example").count() == 20
     assert page.title() == "Latent 137 · demo · hooke"
 

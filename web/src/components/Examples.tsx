@@ -8,7 +8,7 @@ import { Example } from "./Example";
 import { Empty } from "./Message";
 import { Segmented } from "./Segmented";
 
-const SHOWN = { top: 6, other: 3, alone: 100 };
+const SHOWN = { top: 5, other: 2, alone: 100 };
 
 function GroupList({ group, index, max, breaks, alone }: { group: Group; index: number; max: number; breaks: boolean; alone: boolean }) {
   const [all, setAll] = useState(false);

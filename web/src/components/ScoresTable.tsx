@@ -1,6 +1,7 @@
 /** Every score beside the controls that it must beat, with a small drawing of where each stands. */
 
 import { count, number } from "../lib/format";
+import { setParams, usePlace } from "../lib/place";
 import type { Score } from "../lib/types";
 
 const CONTROL_NAMES: Record<string, string> = { random: "Random", pca: "PCA", mean: "Mean" };
@@ -65,7 +66,7 @@ function Row({ score, names }: { score: Score; names: string[] }) {
         <Direction score={score} />
         {score.value === null && score.reason && <span class="why">{score.reason}</span>}
       </th>
-      <td class={score.value === null ? "own undefined" : "own"} title={interval ? `95 % interval ${interval}, n = ${count(score.n)}` : undefined}>
+      <td class={score.value === null ? "own undefined" : "own"} title={interval ? `95 % interval ${interval}, n = ${count(score.n)}` : (score.reason ?? undefined)}>
         <b>{number(score.value)}</b>
         {interval && <span class="interval-text">{interval}</span>}
       </td>
@@ -85,8 +86,19 @@ function Row({ score, names }: { score: Score; names: string[] }) {
   );
 }
 
+/** The scores that say most; where an evaluation has many more, the others wait behind a button. */
+const MAIN = ["l0", "fvu", "cosine", "loss_recovered", "kl_score", "dead_share"];
+
+function mainScores(scores: Score[]): Score[] {
+  const chosen = scores.filter((score) => MAIN.includes(score.name));
+  return scores.length <= 8 || chosen.length < 3 ? scores : chosen;
+}
+
 export function ScoresTable({ scores }: { scores: Score[] }) {
+  const { params } = usePlace();
   const names = controlNames(scores);
+  const main = mainScores(scores);
+  const all = params.get("scores") === "all";
   return (
     <>
       <table class="scores">
@@ -104,17 +116,22 @@ export function ScoresTable({ scores }: { scores: Score[] }) {
           </tr>
         </thead>
         <tbody>
-          {scores.map((score) => (
+          {(all ? scores : main).map((score) => (
             <Row key={score.name} score={score} names={names} />
           ))}
         </tbody>
       </table>
-      <p class="legend">
+      <div class="legend">
         <span><span class="mark own" /> this dictionary, 95 % interval</span>
         {names.map((name) => (
           <span key={name}><span class={`mark ${name}`} /> {CONTROL_NAMES[name] ?? name}</span>
         ))}
-      </p>
+        {main.length < scores.length && (
+          <button type="button" class="button ghost small" aria-expanded={all} onClick={() => setParams({ scores: all ? null : "all" })}>
+            {all ? "Show the main scores" : `Show all ${scores.length} scores`}
+          </button>
+        )}
+      </div>
     </>
   );
 }

@@ -10,7 +10,7 @@ import { Continuation } from "./Continuation";
 import { Empty, Problem, Waiting } from "./Message";
 import { Slider } from "./Slider";
 
-export const WORKED_PROMPT = "def area(self):\n    return ";
+export const WORKED_PROMPT = "def area(self):\n    return self.";
 
 interface NumberFieldProps {
   label: string;

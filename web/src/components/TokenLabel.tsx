@@ -2,10 +2,20 @@
 
 import { pieces } from "../lib/tokentext";
 
-export function TokenLabel({ text }: { text: string }) {
+interface Props {
+  text: string;
+  /** Really break the line after a run of newlines, so that the indentation that follows stands on its own line. */
+  breaks?: boolean;
+}
+
+export function TokenLabel({ text, breaks = false }: Props) {
+  const all = pieces(text);
   return (
     <>
-      {pieces(text).map((piece, index) => (piece.faint ? <i key={index}>{piece.text}</i> : piece.text))}
+      {all.map((piece, index) => {
+        const shown = piece.faint ? <i key={index}>{piece.text}</i> : piece.text;
+        return breaks && piece.newline && !all[index + 1]?.newline ? [shown, <br key={`b${index}`} />] : shown;
+      })}
     </>
   );
 }

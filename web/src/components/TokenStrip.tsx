@@ -3,7 +3,6 @@
 import { useEffect, useMemo, useRef } from "preact/hooks";
 import { setParams, usePlace } from "../lib/place";
 import { hovered, locked, type Tip } from "../lib/tip";
-import { pieces } from "../lib/tokentext";
 import { TokenLabel } from "./TokenLabel";
 
 export interface StripToken {
@@ -23,6 +22,8 @@ interface Props {
   max: number;
   focus?: number;
   breaks?: boolean;
+  /** Paler colours, where every token has some value and none should shout. */
+  soft?: boolean;
   onHover?: (index: number | null) => void;
 }
 
@@ -32,8 +33,17 @@ function shade(value: number | null, max: number): number {
   return 0.1 + 0.9 * Math.min(1, value / max);
 }
 
-function TokenSpan({ token, index, max, focus }: { token: StripToken; index: number; max: number; focus: boolean }) {
-  const level = shade(token.value, max);
+interface SpanProps {
+  token: StripToken;
+  index: number;
+  max: number;
+  focus: boolean;
+  breaks: boolean;
+  soft: boolean;
+}
+
+function TokenSpan({ token, index, max, focus, breaks, soft }: SpanProps) {
+  const level = shade(token.value, max) * (soft ? 0.4 : 1);
   const names = ["tok"];
   if (level > 0) names.push("on");
   if (level > 0.75) names.push("hot");
@@ -41,7 +51,7 @@ function TokenSpan({ token, index, max, focus }: { token: StripToken; index: num
   if (token.special) names.push("special");
   return (
     <span class={names.join(" ")} data-i={index} style={level > 0 ? { "--v": `${(level * 100).toFixed(1)}%` } : undefined}>
-      <TokenLabel text={token.text} />
+      <TokenLabel text={token.text} breaks={breaks} />
     </span>
   );
 }
@@ -51,7 +61,7 @@ function indexOf(target: EventTarget | null): number | null {
   return element ? Number(element.dataset.i) : null;
 }
 
-export function TokenStrip({ id, tokens, max, focus, breaks = false, onHover }: Props) {
+export function TokenStrip({ id, tokens, max, focus, breaks = false, soft = false, onHover }: Props) {
   const root = useRef<HTMLDivElement>(null);
   const lock = usePlace().params.get("lock");
   const lockedIndex = lock?.startsWith(`${id}.`) ? Number(lock.slice(id.length + 1)) : null;
@@ -85,13 +95,12 @@ export function TokenStrip({ id, tokens, max, focus, breaks = false, onHover }: 
   const drawn = useMemo(
     () =>
       tokens.map((token, index) => {
-        const span = <TokenSpan key={index} token={token} index={index} max={max} focus={index === focus} />;
+        const span = <TokenSpan key={index} token={token} index={index} max={max} focus={index === focus} breaks={breaks} soft={soft} />;
         // The signs of whitespace are no break opportunities, so lines are told where they may break.
         const turn = index > 0 && /^\s/.test(token.text) ? <wbr key={`w${index}`} /> : null;
-        const ends = breaks && pieces(token.text).some((piece) => piece.newline);
-        return [turn, span, ends ? <br key={`b${index}`} /> : null];
+        return [turn, span];
       }),
-    [tokens, max, focus, breaks],
+    [tokens, max, focus, breaks, soft],
   );
 
   const show = (index: number | null) => {

@@ -117,7 +117,7 @@ export function TryPanel({ latent, max, fixedLatent }: Props) {
         {data && (
           <div class="try-result" aria-busy={loading}>
             <div class="try-strip">
-              <TokenStrip id="try" tokens={tokens} max={scale} breaks onHover={setOver} />
+              <TokenStrip id="try" tokens={tokens} max={scale} breaks soft={latent === null} onHover={setOver} />
             </div>
             <div>
               <LatentList title={token ? "Latents on this token" : "Strongest latents in this text"} values={values} chosen={latent} max={Math.max(...values.map((value) => value.value), 1e-9)} onChoose={choose} />

@@ -58,7 +58,13 @@ export function powerOfTen(exponent: number): string {
   return "10" + [...text].map((char) => SUPERSCRIPTS[char] ?? char).join("");
 }
 
-/** The name of an example group for people: "top" -> "Strongest", "75-100 %" stays. */
+/** The name of an example group for people: "quantile 5 of 5" is the strongest fifth of all firings, 80–100 %. */
 export function groupName(name: string): string {
-  return name === "top" ? "Strongest" : name;
+  if (name === "top") return "Strongest";
+  const part = /^(quantile|interval) (\d+) of (\d+)$/.exec(name);
+  if (!part) return name;
+  const [number, of] = [Number(part[2]), Number(part[3])];
+  if (part[1] === "interval") return `Band ${number}`;
+  const edge = (at: number) => Math.round((100 * at) / of);
+  return `${edge(number - 1)}–${edge(number)} %`;
 }

@@ -101,7 +101,7 @@ export function SearchView() {
           <h1>Search</h1>
         </div>
       </header>
-      <Card title={by === "token" ? "Latents by token" : "Passages by text"} hint={by === "token" ? "Which latents fire on a token. Write it as it stands, with its leading space." : "Where a text occurs, and the latents that are strongest there."} testid="search">
+      <Card title={by === "token" ? "Latents by token" : "Passages by text"} hint={by === "token" ? "Which latents fire on a token. Write it as it stands, with its leading space." : "Where a text occurs, coloured by the latent that is strongest in the match."} testid="search">
         <div class="toolbar">
           <input type="search" class="field search wide" data-search aria-label="Search the index" placeholder={by === "token" ? "self" : "return self"} value={text} onInput={(event) => type(event.currentTarget.value)} />
           <Segmented label="Search by" choices={KINDS} value={by} onChange={(value) => setParams({ by: value === "token" ? null : value, lock: null })} />
