@@ -46,9 +46,9 @@ class BuiltinRecipe(BaseModel):
     n_heads: int = 4
     context: int = 512
     rows: int = 16
-    steps: int = 4000
+    steps: int = 2000
     warmup_steps: int = 100
-    decay_share: float = 0.4
+    decay_share: float = 0.25
     muon_lr: float = 0.02
     adam_lr: float = 4e-3
     weight_decay: float = 0.05
