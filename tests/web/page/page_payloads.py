@@ -269,9 +269,9 @@ def try_reply(request: schemas.TryRequest) -> schemas.TryReply:
 
 def steer_reply(request: schemas.SteerRequest) -> schemas.SteerReply:
     """Three continuations that share a beginning; at scale 0 they are the same."""
-    plain = "self.width * self.height\n\n    def scale(self, factor):\n        self.width *= factor\n"
+    plain = "width * self.height\n\n    def scale(self, factor):\n        self.width *= factor\n"
     steered = f"self.self.self.area.self {HOSTILE} self.self\n"
-    noise = "self.width * self.depth\n\n    def __repr__(self):\n        return 'Shape'\n"
+    noise = "width * self.depth\n\n    def __repr__(self):\n        return 'Shape'\n"
 
     def written(text: str) -> schemas.Continuation:
         pieces = tokenise(text)[: request.max_new_tokens]

@@ -151,8 +151,8 @@ def test_own_text_is_coloured_live_and_shows_latents_per_token(visits):
 def test_steering_shows_three_continuations_and_where_they_part(visits, stub):
     page = visits.open("/latent/137?tab=steer")
     steered = page.get_by_test_id("continuation-steered")
-    assert "differs after 2 tokens" in steered.inner_text()
-    assert "differs after 7 tokens" in page.get_by_test_id("continuation-random").inner_text()
+    assert "differs from the first token" in steered.inner_text()
+    assert "differs after 5 tokens" in page.get_by_test_id("continuation-random").inner_text()
     assert "return self.width * self.height" in page.get_by_test_id("continuation-default").inner_text()
     assert (
         "23.46" in page.get_by_test_id("strength").inner_text()
