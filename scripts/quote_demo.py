@@ -37,11 +37,11 @@ def block(found: dict, cores: int) -> str:
     for label, name, form in rows:
         cells = [format(float(found[key]), form) for key in (name, *(f"{control}.{name}" for control in names))]
         table.append(f"| {label} | **{cells[0]}** | {' | '.join(cells[1:])} |")
+    cost = f"{found['seconds']:.0f} s and {found['peak_memory_gb']:.2f} GB of memory on {cores} cores"
     facts = (
-        f"`hooke demo` at `{found['site']}`, scored on {found['n_scored']:,} tokens of modules that neither the model nor the\n"
-        f"dictionary has seen: {found['l0']:.1f} latents active a token, {found['dead_share']:.1%} dead. It took "
-        f"{found['seconds']:.0f} s and {found['peak_memory_gb']:.2f} GB of\nmemory on {cores} cores "
-        f"(Python {platform.python_version()})."
+        f"`hooke demo` at `{found['site']}`, scored on {found['n_scored']:,} tokens of modules that neither the model\n"
+        f"nor the dictionary has seen: {found['l0']:.1f} latents active a token, {found['dead_share']:.1%} dead. It took\n"
+        f"{cost} (Python {platform.python_version()})."
     )
     return "\n".join([*table, "", facts.replace("%", " %"), ""])
 
