@@ -40,8 +40,8 @@ def block(found: dict, cores: int) -> str:
     cost = f"{found['seconds']:.0f} s and {found['peak_memory_gb']:.2f} GB of memory on {cores} cores"
     facts = (
         f"`hooke demo` at `{found['site']}`, scored on {found['n_scored']:,} tokens of modules that neither the model\n"
-        f"nor the dictionary has seen: {found['l0']:.1f} latents active a token, {found['dead_share']:.1%} dead. It took\n"
-        f"{cost} (Python {platform.python_version()})."
+        f"nor the dictionary has seen: {found['l0']:.1f} latents active a token, {found['dead_share']:.1%} dead.\n"
+        f"It took {cost} (Python {platform.python_version()})."
     )
     return "\n".join([*table, "", facts.replace("%", " %"), ""])
 
