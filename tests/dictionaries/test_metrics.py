@@ -75,7 +75,7 @@ def test_brute_force_and_batching():
 
 
 def test_one_global_mean_not_one_a_batch():
-    """Batches around different means: the ratio of totals differs from the mean of batch ratios (a known wrong formula)."""
+    """Batches around different means: the ratio of totals is not the mean of batch ratios (a known wrong formula)."""
     a, b = torch.randn(100, 4), torch.randn(100, 4) + 50
     metrics = ReconstructionMetrics()
     for part in (a, b):

@@ -83,7 +83,7 @@ def test_gradient_flows_to_kept_entries_only():
 
 
 def test_multi_topk_is_the_sum_of_two_separate_losses():
-    dictionary = Dictionary(16, 128, activation=TopK(3))
+    dictionary = Dictionary(16, 128, activation=TopK(3)).requires_grad_(False)
     x = torch.randn(64, 16)
     both = losses(dictionary, x, x, Objective("fvu", aux_k=None, multi_topk=MultiTopK())).total
     one = losses(dictionary, x, x, Objective("fvu", aux_k=None)).total
@@ -93,7 +93,7 @@ def test_multi_topk_is_the_sum_of_two_separate_losses():
 
 
 def test_auxiliary_loss_is_added_with_its_coefficient():
-    dictionary = Dictionary(16, 128, activation=TopK(3))
+    dictionary = Dictionary(16, 128, activation=TopK(3)).requires_grad_(False)
     x, dead = torch.randn(64, 16), torch.arange(40)
     without = losses(dictionary, x, x, Objective("fvu", aux_k=None), dead=dead)
     found = losses(dictionary, x, x, Objective("fvu", aux_k=AuxK(0.5, 4)), dead=dead)

@@ -92,7 +92,7 @@ class TrainConfig:
             raise ConfigError(f"learning_rate is {self.learning_rate}; expected a positive number")
         if not 0 <= self.decay_share <= 1 or (self.warmup_steps or 0) < 0:
             raise ConfigError(
-                f"warmup_steps {self.warmup_steps}, decay_share {self.decay_share}; expected 0 or more, the share at most 1"
+                f"warmup_steps {self.warmup_steps}, decay_share {self.decay_share}; expected 0 or more, share at most 1"
             )
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip is {self.clip}; expected above 0, or None")

@@ -61,7 +61,7 @@ class BatchTopK:
         return Support.of_flat(top_of_batch(pre, math.floor(n_rows * self.k)), n_rows, n_latents)
 
     def threshold_for(self, pre: Float[Tensor, "row latent"]) -> float:
-        """The threshold above which exactly floor(rows * k) of these entries are: halfway to the next; 0 if fewer are positive."""
+        """A threshold that exactly floor(rows * k) entries exceed, halfway to the next; 0 if fewer are positive."""
         n = math.floor(pre.shape[0] * self.k)
         largest = pre.reshape(-1)[top_of_batch(pre, n + 1)].double()
         return float(largest.sort().values[:2].mean()) if len(largest) > n > 0 else 0.0
