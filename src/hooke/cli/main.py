@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import os
@@ -85,7 +86,8 @@ def _run(argv: list[str]) -> int:
         session.terminal.close()
     session.end()
     if session.after is not None:
-        session.after()
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how a page is closed
+            session.after()
     return session.exit_code
 
 

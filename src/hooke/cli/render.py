@@ -39,7 +39,7 @@ def latent_card(
     latent: int, examples: list[Example], *, density: float, raised: list[str], lowered: list[str], colour: bool
 ) -> Group:
     """A latent's number, how often it fires, the tokens that it raises and lowers, and examples, strongest first."""
-    head = Text(f"latent {latent}", style="bold")
+    head = Text(f"latent {latent}", style="bold", no_wrap=True, overflow="ellipsis")
     head.append(f"   fires on {density:.2%} of tokens".replace("%", " %"), style="dim")
     for name, tokens in (("raises", raised), ("lowers", lowered)):
         if tokens:
