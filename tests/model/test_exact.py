@@ -1,4 +1,4 @@
-"""Exactness: unedited runs are the Hugging Face numbers bit for bit; captures are the values that the model computed."""
+"""Exactness: unedited runs are the Hugging Face numbers bit for bit; captures are what the model computed."""
 
 from __future__ import annotations
 

@@ -14,7 +14,16 @@ from hooke.data import corpora
 from hooke.training.builtin import BOS_ID, Batches, BuiltinRecipe, learning_rate, train, train_tokenizer
 
 TINY = BuiltinRecipe(
-    vocab=300, d_model=16, d_mlp=24, n_layers=2, n_heads=2, context=32, rows=4, steps=6, warmup_steps=2, repeat_share=0.3
+    vocab=300,
+    d_model=16,
+    d_mlp=24,
+    n_layers=2,
+    n_heads=2,
+    context=32,
+    rows=4,
+    steps=6,
+    warmup_steps=2,
+    repeat_share=0.3,
 )
 LIBRARY = corpora.texts([f"def f{i}(x):\n    return x + {i}\n" * 20 for i in range(6)], name="library")
 EVERYTHING = corpora.texts([*(d.text for d in LIBRARY), "assert f1(2) == 3\n" * 60], name="everything")

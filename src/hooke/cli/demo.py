@@ -28,11 +28,11 @@ class Demo(Command):
 
     words: ClassVar[str] = "demo"
 
-    n_tokens: int = Field(1_000_000, ge=10_000, description="Tokens to train on.")
-    n_latents: int = Field(2048, ge=64, description="Width of the dictionary.")
+    n_tokens: int = Field(1_500_000, ge=10_000, description="Tokens to train on.")
+    n_latents: int = Field(4096, ge=64, description="Width of the dictionary.")
     k: int = Field(32, ge=1, description="Active latents a token, on average.")
-    score_tokens: int = Field(16_384, ge=1000, description="Held-out tokens to score on.")
-    index_tokens: int = Field(250_000, ge=1000, description="Tokens to index for the feature pages.")
+    score_tokens: int = Field(32_768, ge=1000, description="Held-out tokens to score on.")
+    index_tokens: int = Field(400_000, ge=1000, description="Tokens to index for the feature pages.")
     seed: int = Field(0, description="Of everything that is random.")
     run: Path | None = Field(None, description="Run folder to make; by default below runs/.")
     serve: bool = Field(True, description="Stop before serving the page.")
