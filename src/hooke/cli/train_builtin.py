@@ -26,6 +26,7 @@ class TrainBuiltin(Command):
     vocab: int | None = Field(None, ge=258, description="Tokens of the byte-level BPE; by default those of the recipe.")
     rows: int | None = Field(None, ge=1, description="Rows a batch; by default those of the recipe.")
     seed: int = Field(0, description="Of weights and batches.")
+    device: str = Field("cpu", description="Where to train, for example cuda.")
     compile: bool = Field(True, description="Run without torch.compile: slower steps, no compiler needed.")
 
     def execute(self, session: Session) -> None:
@@ -38,7 +39,7 @@ class TrainBuiltin(Command):
         recipe = BuiltinRecipe(**{name: value for name, value in asked.items() if value is not None})
         with session.run_folder(self.run, resume=True) as folder:
             work, last = folder.path / "work", {}
-            for last in train(work, recipe, compile=self.compile):
+            for last in train(work, recipe, device=self.device, compile=self.compile):
                 session.sink.metrics({name: value for name, value in last.items() if name != "step"}, int(last["step"]))
                 session.sink.progress("train", int(last["step"]) + 1, recipe.steps, "steps")
             measured = measure(hooke.load(work / "model"), sink=session.sink)
