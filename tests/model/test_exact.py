@@ -137,3 +137,27 @@ def test_every_family_has_a_config_here():
     from hooke.model.families import FAMILIES
 
     assert {config.model_type for config in CONFIGS.values()} == set(FAMILIES)
+
+
+def test_captures_are_the_tensors_that_the_modules_computed(model: Model):
+    """Independent hooks on the same modules see the same bits, site by site."""
+    tokens = model.tokens(TEXTS, padding_side="left")
+    for layer in range(model.n_layers):
+        for name, tap in model.layout.inside.items():
+            path = ".".join(filter(None, (model.layout.blocks, str(layer), tap.path)))
+            module, seen = model.hf.get_submodule(path), []
+            if tap.side == "out":
+                handle = module.register_forward_hook(
+                    lambda m, a, out, seen=seen: seen.append(out[0] if isinstance(out, tuple) else out)
+                )
+            else:
+                handle = module.register_forward_pre_hook(
+                    lambda m, args, kwargs, seen=seen: seen.append(args[0] if args else kwargs["hidden_states"]),
+                    with_kwargs=True,
+                )
+            run = model.run(tokens, capture=[f"{name}.{layer}"], until=f"{name}.{layer}")
+            handle.remove()
+            assert torch.equal(run[f"{name}.{layer}"], tap.view.read(seen[0])), (name, layer)
+            with model.capture(f"{name}.{layer}") as acts, torch.no_grad():
+                model.hf(**model.arguments(tokens), use_cache=False)
+            assert torch.equal(acts[model.site(f"{name}.{layer}")], run[f"{name}.{layer}"]), (name, layer)
