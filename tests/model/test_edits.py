@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hooke.base.errors import ConfigError, DataError, HookeError, ShapeError, SiteError
 from hooke.model.edits import Ablate, Add, Project, Scale, Set, Splice
 from hooke.model.model import Model
+from hooke.model.sites import Site
 
 D = 32
 
@@ -22,6 +23,12 @@ class Halve:
 
     def reconstruct(self, x):
         return x / 2
+
+
+class Elsewhere(Halve):
+    """One that knows its site."""
+
+    reads = writes = Site("resid_post", 0)
 
 
 def vector(seed: int = 0, width: int = D) -> torch.Tensor:
@@ -157,6 +164,7 @@ BAD = [
     (lambda: Ablate("resid_post.1", "mean"), ConfigError, "needs a reference"),
     (lambda: Ablate("resid_post.1", "zero", vector()), ConfigError, "takes none"),
     (lambda: Splice("mlp_post.1", Halve()), ShapeError, "dictionary has d_in 32"),
+    (lambda: Splice("resid_post.1", Elsewhere()), ConfigError, "the dictionary reads resid_post.0; splice it there"),
 ]
 
 
@@ -213,3 +221,18 @@ def test_nested_runs_and_two_models_do_not_disturb_each_other():
     assert inner["pattern.1"].shape[0] == 1
     assert len(outer) == 2
     assert torch.equal(a.run(TEXTS).logits, alone_a)
+
+
+def test_splice_takes_all_heads_side_by_side():
+    model = random_model("llama-gqa")
+
+    class Wide:
+        d_in = d_out = 48
+
+        def reconstruct(self, x):
+            assert x.shape[-1] == 48
+            return x / 2
+
+    plain = model.run(TEXTS, capture=["z.1"])
+    run = model.run(TEXTS, capture=["z.1"], edits=[Splice("z.1", Wide(), positions=None)])
+    torch.testing.assert_close(run["z.1"], plain["z.1"] / 2)

@@ -7,7 +7,7 @@ import torch
 from conftest_model import TEXTS, random_model
 
 from hooke.base.errors import ConfigError
-from hooke.model.edits import Ablate, Add, Scale
+from hooke.model.edits import Ablate, Add, Scale, Set
 from hooke.model.model import Model
 
 V = torch.randn(32, generator=torch.Generator().manual_seed(0))
@@ -83,16 +83,12 @@ def test_top_p_keeps_the_smallest_set():
     assert {int(_choose(logits, 1.0, 0.81, generator)) for _ in range(400)} == {0, 1, 2}
 
 
-def test_end_token_ends_a_row_and_streaming_sees_every_step():
+def test_streaming_sees_every_step():
     model = random_model("gpt2")
     steps = []
     generation = model.generate(TEXTS, max_new_tokens=4, on_token=lambda step, ids: steps.append((step, ids.tolist())))
     assert [s for s, _ in steps] == list(range(generation.ids.shape[1]))
-    end = model.tokenizer.eos_token_id
-    for ids, mask, text in zip(generation.ids.tolist(), generation.mask.tolist(), generation.texts, strict=True):
-        if end in ids:
-            assert not any(mask[ids.index(end) + 1 :])
-        assert model.text.decode([i for i, m in zip(ids, mask, strict=True) if m and i != end]) == text
+    assert torch.tensor([ids for _, ids in steps]).T.tolist() == generation.ids.tolist()
 
 
 def test_refusals():
@@ -101,3 +97,47 @@ def test_refusals():
         model.generate("x" * 30, max_new_tokens=40)
     with pytest.raises(ConfigError, match="temperature -1"):
         model.generate("x", temperature=-1.0)
+
+
+def test_masks_and_per_position_values_follow_the_prompts_when_they_are_padded_anew():
+    model = random_model("llama")
+    right, left = (model.tokens(TEXTS, padding_side=side) for side in ("right", "left"))
+    plain = model.generate(left, max_new_tokens=5, stop_at_end=False).ids
+    own = model.run(right, capture=["resid_pre.1"])["resid_pre.1"]
+    assert torch.equal(
+        model.generate(right, edits=[Set("resid_pre.1", own)], max_new_tokens=5, stop_at_end=False).ids, plain
+    )
+    mask = torch.zeros_like(right.mask).scatter(1, right.columns([1, -1]), True)
+    by_mask = Add("resid_post.0", V, scale=4.0, positions=mask)
+    by_number = Add("resid_post.0", V, scale=4.0, positions=[1, -1])
+    ours, theirs = (
+        model.generate(right, edits=[edit], max_new_tokens=5, stop_at_end=False).ids for edit in (by_mask, by_number)
+    )
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, plain)
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_a_row_ends_at_the_end_token_and_the_others_go_on(stop):
+    model = random_model("gpt2")
+    end = model.tokenizer.eos_token_id
+    calls = []
+
+    def push(module, args, out):  # row 1 says the end token at the second step, nobody else ever does
+        calls.append(1)
+        out[..., end] = -1e9
+        if len(calls) == 2:
+            out[1, :, end] = 1e9
+        return out
+
+    handle = model.hf.lm_head.register_forward_hook(push)
+    found = model.generate(TEXTS, max_new_tokens=5, stop_at_end=stop)
+    handle.remove()
+    assert found.ids[1, 1] == end
+    if stop:
+        assert found.mask[1].tolist() == [True, True, False, False, False]
+        assert found.ids[1, 2:].tolist() == [model.tokenizer.pad_token_id] * 3
+        assert found.texts[1] == model.text.decode([int(found.ids[1, 0])])
+    else:
+        assert found.mask.all()
+    assert found.mask[0].all() and found.mask[2].all()

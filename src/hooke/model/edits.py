@@ -11,6 +11,7 @@ padding, no special tokens; generated tokens count as kept), or a Bool tensor [b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
@@ -50,8 +51,8 @@ class Edit:
         """The tensors that the edit carries, by field name, for checks and storage."""
         return {}
 
-    def check(self, feature: tuple[int, ...] | None) -> None:
-        """Check the edit against the trailing shape of its site (None where it has no fixed one).
+    def check(self, feature: tuple[int, ...] | None, site: Site) -> None:
+        """Check the edit against its site, resolved, and the site's trailing shape (None where it has no fixed one).
 
         Raises:
             ShapeError: for a tensor of the wrong width.
@@ -140,8 +141,8 @@ class Project(Edit):
     def tensors(self) -> dict[str, Tensor]:
         return {"direction": self.direction}
 
-    def check(self, feature: tuple[int, ...] | None) -> None:
-        super().check(None if feature is None else feature[-1:])
+    def check(self, feature: tuple[int, ...] | None, site: Site) -> None:
+        super().check(None if feature is None else feature[-1:], site)
         if float(self.direction.norm()) == 0.0:
             raise DataError(f"{self.label}: the direction has norm 0; there is nothing to remove")
 
@@ -166,12 +167,12 @@ class Ablate(Edit):
     def tensors(self) -> dict[str, Tensor]:
         return {} if self.reference is None else {"reference": self.reference}
 
-    def check(self, feature: tuple[int, ...] | None) -> None:
+    def check(self, feature: tuple[int, ...] | None, site: Site) -> None:
         if (self.kind == "mean") != (self.reference is not None):
             raise ConfigError(
                 f"{self.label}: kind 'mean' needs a reference, kind 'zero' takes none; kind is {self.kind!r}"
             )
-        super().check(feature)
+        super().check(feature, site)
 
     def change(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x) if self.reference is None else self.reference.to(x).expand(x.shape)
@@ -182,7 +183,8 @@ class Splice(Edit):
     """Put a dictionary's reconstruction in the place of the value it reads.
 
     Args:
-        dictionary: has `reconstruct(x)`, from and to the site's width.
+        dictionary: has `reconstruct(x)`, from and to the site's width (heads side by side). One that knows the sites
+            it reads and writes fits only there.
         error: "drop" leaves the reconstruction alone, "keep" adds back the clean error, so that nothing changes.
     """
 
@@ -190,13 +192,17 @@ class Splice(Edit):
     error: Literal["drop", "keep"] = "drop"
     positions: Positions = "kept"
 
-    def check(self, feature: tuple[int, ...] | None) -> None:
+    def check(self, feature: tuple[int, ...] | None, site: Site) -> None:
         for side in ("d_in", "d_out"):
             width = getattr(self.dictionary, side, None)
-            if feature is not None and width is not None and (width,) != feature:
-                raise ShapeError(f"{self.label}: the dictionary has {side} {width}; the site has width {feature}")
+            if feature is not None and width is not None and width != math.prod(feature):
+                raise ShapeError(f"{self.label}: the dictionary has {side} {width}; the site has {math.prod(feature)}")
+        for verb in ("reads", "writes"):
+            home = getattr(self.dictionary, verb, None)
+            if home is not None and home != site:
+                raise ConfigError(f"{self.label}: the dictionary {verb} {home}; splice it there")
 
     def change(self, x: Tensor) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
+        flat = x.reshape(-1, getattr(self.dictionary, "d_in", x.shape[-1]))
         rebuilt = self.dictionary.reconstruct(flat.float()).to(x).reshape(x.shape)
         return rebuilt if self.error == "drop" else rebuilt + (x - rebuilt)

@@ -15,6 +15,7 @@ from hooke.base.errors import ConfigError
 from hooke.base.seeds import torch_generator
 from hooke.model.capture import applied
 from hooke.model.edits import Edit
+from hooke.model.plan import repadded
 from hooke.model.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -70,12 +71,15 @@ def generate(
             f"max_new_tokens {max_new_tokens}, temperature {temperature}, top_p {top_p}: "
             "expected at least 1, at least 0, and more than 0 up to 1"
         )
-    tokens = _left_padded(model, model.as_tokens(prompts))
+    given = model.as_tokens(prompts)
+    tokens = _left_padded(model, given)
     limit = getattr(model.hf.config, "max_position_embeddings", None)
     if limit is not None and int(tokens.lengths.max()) + max_new_tokens > limit:
         longest = int(tokens.lengths.max())
         raise ConfigError(f"{longest} prompt tokens + {max_new_tokens} new ones exceed the context of {limit} tokens")
-    plan = model.plan(tokens, edits=edits)
+    plan = model.plan(given, edits=edits)
+    if tokens is not given:
+        plan = repadded(plan, given, tokens)
     draws = [torch_generator(seed, "generate", row) for row in range(len(tokens))]
     end, pad = model.tokenizer.eos_token_id, model.tokenizer.pad_token_id or 0
     cache, ids, mask = DynamicCache(config=model.hf.config), [], tokens.mask

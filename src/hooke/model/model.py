@@ -68,14 +68,12 @@ class Model:
         """What makes this model this model: stored with everything made from it, and compared before anything is
         re-used.
 
-        `weights` is a SHA-256 over every parameter's name, shape and up to 4,096 evenly spaced values in float32.
+        `weights` is a SHA-256 over the name, dtype, shape and all bytes of every parameter and buffer.
         """
         digest = hashlib.sha256()
         for name, weight in sorted(self.hf.state_dict().items()):
-            flat = weight.detach().flatten()
-            sample = flat[:: max(1, flat.numel() // 4096)].float().cpu().contiguous()
-            digest.update(f"{name} {tuple(weight.shape)}".encode())
-            digest.update(sample.numpy().tobytes())
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         words = "\n".join(f"{k}\t{v}" for k, v in sorted(self.tokenizer.get_vocab().items()))
         return {
             "name": self.name,

@@ -50,6 +50,29 @@ class Plan:
         return sorted({site.without_head for site in everything}, key=lambda site: site.order)
 
 
+def repadded(plan: Plan, before: Tokens, after: Tokens) -> Plan:
+    """The plan for the same rows with their padding elsewhere: masks and per-position values move with the tokens.
+
+    Raises:
+        ConfigError: for a whole attention map, whose keys would have to move too.
+    """
+    width = after.shape[1]
+    column = torch.arange(width, device=before.ids.device)[None] - after.starts[:, None] + before.starts[:, None]
+    column = column.clamp(0, before.shape[1] - 1)  # what falls on padding is not read
+    rows = torch.arange(len(before), device=column.device)[:, None]
+
+    def moved(placed: PlacedEdit) -> PlacedEdit:
+        where = None if placed.where is None else placed.where[rows, column] & after.mask
+        edit = placed.edit
+        if isinstance(edit, Set) and edit.value.shape[:2] == before.ids.shape and edit.value.ndim > 2:
+            if placed.site.name in MAP_SITES:
+                raise ConfigError(f"{edit.label}: pad the prompts on the left to generate with a whole map")
+            edit = dataclasses.replace(edit, value=edit.value[rows.to(edit.value.device), column.to(edit.value.device)])
+        return dataclasses.replace(placed, edit=edit, where=where)
+
+    return dataclasses.replace(plan, edits=tuple(moved(placed) for placed in plan.edits))
+
+
 def available(layout: Layout) -> list[Site]:
     """Every site of the model, heads joined, in order of execution."""
     maps = set(MAP_SITES)
@@ -128,7 +151,7 @@ def _place(layout: Layout, vocab: int, tokens: Tokens, edit: Edit) -> list[Place
         feature = None if site.name in MAP_SITES else layout.feature_shape(site.name, vocab)
         if feature is not None and site.head is not None:
             feature = feature[1:]
-        edit.check(feature)
+        edit.check(feature, site)
         positions: Positions = getattr(edit, "positions", None)
         where, generated = _where(tokens, positions, edit.label)
         filled = _whole_prompt(edit, tokens, feature, positions) if isinstance(edit, Set) else edit
