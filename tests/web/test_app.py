@@ -151,7 +151,9 @@ def test_search_by_text(client):
         ("/api/latents?limit=100000", 422, "limit"),
         ("/api/nothing", 404, "nothing at"),
         ("/api/search/token?text=nowhere", 422, "no token reads"),
-        ("/api/search/text?q=(a%2B)%2B&regex=1", 409, "run for ever"),
+        ("/api/search/text?q=(a%2B)%2B&regex=1", 422, "run for ever"),
+        ("/api/search/text?q=(&regex=1", 422, "not a regular expression"),
+        ("/api/search/text?q=", 422, "1 to 200 characters"),
         ("/api/search/text", 422, "q"),
         ("/api/latents/48/export", 404, "latent 48"),
         ("/static/%2e%2e/app.py", 404, "nothing"),
@@ -172,7 +174,10 @@ def test_refusals_say_why(client, path, status, words):
         ("/api/try", {"text": "x", "eval": "1"}, 422, "eval"),
         ("/api/steer", {"prompt": "x", "latent": 48}, 404, "latent 48"),
         ("/api/steer", {"prompt": "x", "latent": 47}, 409, "never fired"),
-        ("/api/steer", {"prompt": "x", "latent": 0, "max_new_tokens": 100}, 409, "context"),
+        ("/api/steer", {"prompt": "x", "latent": 0, "max_new_tokens": 100}, 422, "and 100 new ones; at most 64 fit"),
+        ("/api/steer", {"prompt": "x" * 100, "latent": 0}, 422, "the prompt is too long: "),
+        ("/api/steer", {"prompt": "x", "latent": 0, "temperature": 1e-300}, 422, "at least 0.01"),
+        ("/api/steer", None, 422, "the body: "),
         ("/api/steer", {"prompt": "x", "latent": 0, "temperature": -1}, 422, "temperature"),
     ],
 )
@@ -249,3 +254,59 @@ def test_no_number_is_nan(client):
     for path in ("/api/overview", "/api/latents?alive=false", "/api/latents/47", "/api/latents/0"):
         answer = client.get(path)
         assert answer.status_code == 200 and "NaN" not in answer.text and "Infinity" not in answer.text
+
+
+@pytest.mark.parametrize("pattern", ["$", "^", "x*"])
+def test_a_pattern_may_match_nothing(client, pattern):
+    assert client.get("/api/search/text", params={"q": pattern, "regex": True}).status_code == 200
+
+
+def test_a_broken_body_is_said_to_be_one(client, session):
+    answer = client.post(
+        "/api/try", content=b"{", headers={"X-Hooke-Token": session.token, "Content-Type": "application/json"}
+    )
+    assert answer.status_code == 422 and answer.json()["error"].startswith("the body is not JSON: ")
+
+
+def test_the_run_folder_may_be_text(session, tmp_path):
+    from hooke.web import latents
+
+    named = Session(session.model, session.dictionary, session.index, run_path=str(tmp_path / "my-run"))
+    body = latents.overview(named)
+    assert (body.dictionary.name, body.run) == ("my-run", str(tmp_path / "my-run"))
+
+
+def test_the_default_is_written_once_while_the_slider_moves(post, session, monkeypatch):
+    real, edits = type(session.model).generate, []
+    monkeypatch.setattr(type(session.model), "generate", lambda *a, **k: edits.append(len(k["edits"])) or real(*a, **k))
+    body = {"prompt": "slide", "latent": int(session.alive[0]), "max_new_tokens": 4}
+    first, second = (post("/api/steer", {**body, "scale": scale}).json() for scale in (1, 2))
+    assert edits == [0, 1, 1, 1, 1] and first["default"] == second["default"]
+    post("/api/steer", {**body, "seed": 1})
+    assert edits[5:] == [0, 1, 1]
+
+
+def test_steering_stops_where_its_reader_has_gone(session):
+    import asyncio
+    import time
+
+    from hooke.web import app, live
+
+    request = schemas.SteerRequest(prompt="gone", latent=int(session.alive[0]), max_new_tokens=50)
+    written = []
+
+    class Left:
+        async def is_disconnected(self):
+            return bool(written)
+
+    def work(check):
+        def slowly():
+            written.append(1)
+            time.sleep(0.05)
+            check()
+
+        return live.steer(session, request, slowly)
+
+    with pytest.raises(app.Gone):
+        asyncio.run(app.ModelQueue().run(Left(), work))
+    assert 0 < len(written) < 25

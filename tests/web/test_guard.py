@@ -80,3 +80,16 @@ def test_websockets_are_closed(client):
 
     with pytest.raises(WebSocketDisconnect), client.websocket_connect("/api/overview"):
         pass
+
+
+def test_other_ports_of_this_machine_are_another_site(client):
+    own = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+    other = {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"}
+    assert client.get("/api/overview", headers=own).status_code == 200
+    assert client.get("/api/overview", headers=other).status_code == 403
+    assert client.get("/", headers={**other, "Sec-Fetch-Mode": "navigate"}).status_code in (200, 503)
+
+
+def test_a_chunked_body_cannot_hide_its_length(client, session):
+    headers = {"X-Hooke-Token": session.token, "Content-Length": "5", "Transfer-Encoding": "chunked"}
+    assert client.post("/api/try", content=b"{}", headers=headers).status_code == 411

@@ -86,3 +86,11 @@ def test_a_page_with_a_missing_part_is_not_saved(built, client):
     (built / "app.js").unlink()
     refused = client.get("/api/latents/0/export")
     assert refused.status_code == 409 and "app.js" in refused.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["/static/%00", "/static/" + "a" * 5000, "/static/.built-from", "/.built-from"])
+def test_names_that_no_file_of_the_page_has(built, client, path):
+    (built / ".built-from").write_text("a fingerprint")
+    answer = client.get(path)
+    assert answer.status_code in (200, 404) and "a fingerprint" not in answer.text
+    assert path == "/.built-from" or answer.status_code == 404

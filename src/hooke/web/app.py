@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
@@ -13,10 +14,12 @@ from hooke.web.guard import Guard
 from hooke.web.session import Session
 
 MAX_WAITING = 32
+_WATCH_SECONDS = 0.05
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Problem} for status in (403, 404, 409, 411, 413, 422, 503)
 }
 Reply = TypeVar("Reply")
+Check = Callable[[], None]
 
 
 class ModelQueue:
@@ -26,12 +29,13 @@ class ModelQueue:
         self._lock = asyncio.Lock()
         self._waiting = 0
 
-    async def run(self, request: Any, work: Callable[[], Reply]) -> Reply:
-        """Wait for the model, then work in a thread. A reader who has gone away meanwhile costs nothing.
+    async def run(self, request: Any, work: Callable[[Check], Reply]) -> Reply:
+        """Wait for the model, then work in a thread. A reader who goes away costs nothing more: what waits is
+        dropped, and `work` is given a check to call now and then, which raises `Gone`.
 
         Raises:
             Busy: more than `MAX_WAITING` requests wait already.
-            Gone: the reader left before it was their turn.
+            Gone: the reader left.
         """
         if self._waiting >= MAX_WAITING:
             raise Busy(f"{self._waiting} requests wait for the model already; try again in a moment")
@@ -40,9 +44,25 @@ class ModelQueue:
             async with self._lock:
                 if await request.is_disconnected():
                     raise Gone("the request was given up")
-                return await asyncio.to_thread(work)
+                gone = threading.Event()
+
+                def check() -> None:
+                    if gone.is_set():
+                        raise Gone("the request was given up")
+
+                watch = asyncio.create_task(_watch(request, gone))
+                try:
+                    return await asyncio.to_thread(work, check)
+                finally:
+                    watch.cancel()
         finally:
             self._waiting -= 1
+
+
+async def _watch(request: Any, gone: threading.Event) -> None:
+    while not await request.is_disconnected():
+        await asyncio.sleep(_WATCH_SECONDS)
+    gone.set()
 
 
 class Busy(HookeError):
@@ -126,11 +146,11 @@ def _running(session: Session, queue: ModelQueue) -> Any:
     router = fastapi.APIRouter(prefix="/api", responses=_PROBLEMS)
 
     async def try_text(request, body: schemas.TryRequest) -> schemas.TryReply:
-        return await queue.run(request, lambda: live.try_text(session, body))
+        return await queue.run(request, lambda _check: live.try_text(session, body))
 
     async def steer(request, body: schemas.SteerRequest) -> schemas.SteerReply:
         _known(session, body.latent)
-        return await queue.run(request, lambda: live.steer(session, body))
+        return await queue.run(request, lambda check: live.steer(session, body, check))
 
     for path, endpoint in (("/try", try_text), ("/steer", steer)):
         # fastapi is imported late, so the annotation is set here, on the function itself under any decorator
@@ -175,6 +195,14 @@ def _known(session: Session, latent: int) -> None:
         raise NotThere(f"latent {latent} does not exist; the dictionary has {n} latents (0 to {n - 1})")
 
 
+def _reason(error: dict[str, Any]) -> str:
+    """One error of a request, with the field it is about; errors about the body as a whole have none."""
+    if error["type"] == "json_invalid":
+        return f"the body is not JSON: {error.get('ctx', {}).get('error', error['msg'])}"
+    name = ".".join(str(part) for part in error["loc"][1:]) or "the body"
+    return f"{name}: {error['msg'].removeprefix('Value error, ')}"
+
+
 def _problems(app: Any) -> None:
     """Turn every kind of error into a status and {"error": reason}."""
     responses = require_extra("fastapi.responses", "web")
@@ -189,8 +217,7 @@ def _problems(app: Any) -> None:
         return answer(status, str(error))
 
     def invalid(_request, error):
-        reasons = [f"{'.'.join(str(part) for part in e['loc'][1:])}: {e['msg']}" for e in error.errors()]
-        return answer(422, "; ".join(reasons))
+        return answer(422, "; ".join(_reason(e) for e in error.errors()))
 
     def http(_request, error):
         return answer(error.status_code, str(error.detail))

@@ -69,7 +69,11 @@ class Guard:
         host = headers.get("host", "")
         if not self.allow_remote and not self._is_local(host):
             return 403, f"Host {host!r} is not this server; open it as http://127.0.0.1:{self.port or 'PORT'}"
-        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+        foreign = headers.get("sec-fetch-site") in (
+            "cross-site",
+            "same-site",
+        )  # same-site: another port of this machine
+        if foreign and headers.get("sec-fetch-mode") != "navigate":
             return 403, "requests that another site started are refused"
         if method in ("GET", "HEAD"):
             return None
@@ -79,7 +83,7 @@ class Guard:
         if not secrets.compare_digest(headers.get("x-hooke-token", "").encode(), self.token.encode()):
             return 403, "the header X-Hooke-Token is missing or wrong; reload the page"
         length = headers.get("content-length", "")
-        if not length.isdigit():
+        if not length.isdigit() or "transfer-encoding" in headers:  # a chunked body could be longer than it says
             return 411, "the header Content-Length is missing"
         if int(length) > MAX_BODY:
             return 413, f"the body has {length} bytes; at most {MAX_BODY} are read"

@@ -114,7 +114,7 @@ def detail(
         max=short(index.max_activation[latent]),
         mean=None if dead else short(index.mean_activation(latent)),
         dead=dead,
-        reason=f"the latent fired on none of the {index.n_tokens} tokens of the index" if dead else None,
+        reason=f"It fired on none of the {index.n_tokens:,} tokens of the index." if dead else None,
         activation_histogram=_histogram(histogram),
         logits=logits(session, latent, variant),
         groups=[] if dead else [_top_group(session, latent), *(_group(session, latent, g) for g in found)],

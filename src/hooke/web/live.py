@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from hooke.base.errors import ConfigError, DataError
 from hooke.base.seeds import torch_generator
 from hooke.features.identity import site_read
 from hooke.model.edits import Add, Edit
+from hooke.model.tokens import Tokens
 from hooke.web import code, schemas
 from hooke.web.latents import require_latent, short
 from hooke.web.session import Session
@@ -27,9 +30,7 @@ def try_text(session: Session, request: schemas.TryRequest) -> schemas.TryReply:
     for latent in request.latents:
         require_latent(session, latent)
     site = site_read(dictionary)
-    tokens = model.tokens(request.text)
-    if tokens.shape[1] > MAX_TOKENS:
-        raise DataError(f"the text has {tokens.shape[1]} tokens; the page takes at most {MAX_TOKENS}")
+    tokens = _tokens(session, "the text", request.text)
     run = model.run(tokens, capture=[site], until=site)
     keep = run.keep[0]
     n_pos = len(keep)
@@ -58,14 +59,35 @@ def try_text(session: Session, request: schemas.TryRequest) -> schemas.TryReply:
     )
 
 
-def steer(session: Session, request: schemas.SteerRequest) -> schemas.SteerReply:
+def _tokens(session: Session, what: str, text: str, new: int = 0) -> Tokens:
+    """The tokens of a text that, with so many new ones, fits the model and the page.
+
+    Raises:
+        DataError: it does not; the message names what is too long.
+    """
+    try:
+        tokens = session.model.tokens(text)
+    except DataError as error:
+        raise DataError(f"{what} is too long: {error}") from error
+    n = tokens.shape[1]
+    most = min(MAX_TOKENS, getattr(session.model.hf.config, "max_position_embeddings", None) or MAX_TOKENS)
+    if n + new > most:
+        and_new = f" and {new} new ones" if new else ""
+        raise DataError(f"{what} is too long: {n} tokens{and_new}; at most {most} fit")
+    return tokens
+
+
+def steer(
+    session: Session, request: schemas.SteerRequest, check: Callable[[], None] = lambda: None
+) -> schemas.SteerReply:
     """POST /api/steer: the vector is the latent's decoder row times `scale` times its maximal activation in the index.
 
-    The control has the same length and a random direction, fixed by the seed and the latent.
+    The control has the same length and a random direction, fixed by the seed and the latent. `check` is called at every
+    token and may raise, to end work that nobody waits for.
 
     Raises:
         ConfigError: a dead latent, or a dictionary that does not say where it writes.
-        DataError: a latent that does not exist.
+        DataError: a latent that does not exist, or a prompt that leaves no room in the model's context.
     """
     model, dictionary, latent = session.model, session.dictionary, request.latent
     require_latent(session, latent)
@@ -75,6 +97,7 @@ def steer(session: Session, request: schemas.SteerRequest) -> schemas.SteerReply
     largest = float(session.index.max_activation[latent])
     if largest == 0:
         raise ConfigError(f"latent {latent} never fired in the index, so its strength has no unit; choose a living one")
+    _tokens(session, "the prompt", request.prompt, new=request.max_new_tokens)
     row = dictionary[latent].decoder.float()
     strength = request.scale * largest
     draw = torch.randn(row.shape, generator=torch_generator(request.seed, "steer-control", latent)).to(row.device)
@@ -86,7 +109,7 @@ def steer(session: Session, request: schemas.SteerRequest) -> schemas.SteerReply
     }
 
     def continued(*edits: Edit) -> schemas.Continuation:
-        out = model.generate(request.prompt, edits=edits, **options)
+        out = model.generate(request.prompt, edits=edits, on_token=lambda _step, _ids: check(), **options)
         ids = out.ids[0][out.mask[0]].tolist()
         texts = model.token_strings(ids)
         return schemas.Continuation(tokens=[schemas.TokenText(id=i, text=t) for i, t in zip(ids, texts, strict=True)])
@@ -95,7 +118,7 @@ def steer(session: Session, request: schemas.SteerRequest) -> schemas.SteerReply
     kept = run[site].flatten(2)[run.keep if bool(run.keep.any()) else run.tokens.mask]
     shape = run[site].shape[2:]
     return schemas.SteerReply(
-        default=continued(),
+        default=session.remembered(("default", request.prompt, *options.values()), continued),
         steered=continued(Add(site, row.reshape(shape), scale=strength)),
         random=continued(Add(site, control.reshape(shape), scale=strength)),
         norm=short(abs(strength) * float(row.norm())),

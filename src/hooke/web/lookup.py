@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hooke.base.errors import DataError
+from hooke.base.errors import ConfigError, DataError
 from hooke.features.search import find_text, latents_by_token, passage, strongest_in
 from hooke.web import schemas
 from hooke.web.latents import example_body, short
@@ -40,10 +40,19 @@ def by_token(session: Session, text: str, *, by: str = "mean", n: int = 50) -> s
 
 
 def by_text(session: Session, query: str, *, regex: bool = False, n: int = 20) -> schemas.TextSearch:
-    """GET /api/search/text: each passage carries the activations of the latent that is strongest in the match."""
-    found = find_text(session.index, query, n=n, regex=regex)
+    """GET /api/search/text: each passage carries the activations of the latent that is strongest in the match.
+
+    Raises:
+        DataError: an empty, too long, wrong or runaway query.
+    """
+    try:
+        found = find_text(session.index, query, n=n, regex=regex)
+    except ConfigError as error:  # a wrong query is a wrong request, not a state of the server
+        raise DataError(str(error)) from error
     hits = []
     for hit in found.hits:
+        if hit.begin >= hit.end:  # an empty match behind the last token, as of `$`: there is no passage to show
+            continue
         latents = strongest_in(session.index, hit.begin, hit.end)
         example = passage(session.index, hit, latents[0][0] if latents else 0)
         values = [schemas.LatentValue(latent=i, value=short(v)) for i, v in latents]

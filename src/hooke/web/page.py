@@ -51,8 +51,12 @@ def index_page(token: str) -> str:
 def static_file(path: str) -> Path | None:
     """The built file at a path of the address, if there is one inside the folder of the page."""
     root = STATIC.resolve()
-    found = (root / path.removeprefix("static/")).resolve()
-    return found if found.is_file() and found.is_relative_to(root) else None
+    try:
+        found = (root / path.removeprefix("static/")).resolve()
+        known = found.suffix in TYPES and found.is_relative_to(root) and found.is_file()
+    except (OSError, ValueError):  # a name that no file can have: too long, or with a null character
+        return None
+    return found if known else None
 
 
 def saved_page(payload: schemas.SavedPage) -> str:

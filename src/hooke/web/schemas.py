@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Text = Annotated[str, Field(max_length=20_000)]
+MIN_TEMPERATURE = 0.01  # logits divided by less leave the range of float32
 
 
 class Body(BaseModel):
@@ -225,6 +226,13 @@ class SteerRequest(Body):
     max_new_tokens: int = Field(default=40, ge=1, le=400)
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     temperature: float = Field(default=0.0, ge=0, le=5)
+
+    @field_validator("temperature")
+    @classmethod
+    def _not_nearly_zero(cls, value: float) -> float:
+        if 0 < value < MIN_TEMPERATURE:
+            raise ValueError(f"a temperature is 0 (the most likely token) or at least {MIN_TEMPERATURE}")
+        return value
 
 
 class Continuation(Body):

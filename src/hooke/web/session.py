@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,7 +19,9 @@ from hooke.features.interest import interest
 from hooke.features.logits import logit_directions, unreadable
 from hooke.model.model import Model
 
+_REMEMBERED = 16
 _ROWS_AT_A_TIME = 16  # rows of logit weights in memory: a row is as long as the vocabulary
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,7 @@ class Session:
         dictionary: whose latents are shown.
         index: where they fire; must have been built with this model and dictionary.
         evaluation: an `Evaluation` or its JSON; see `hooke.web.scores` for what else is understood.
-        run_path: the run folder that all of it comes from, if any.
+        run_path: the run folder (a path, or its text) that all of it comes from, if any.
         dictionary_path: folder from which `Dictionary.load` gives this dictionary, for the code that panels show.
         token: secret that requests which run the model must carry; the served page knows it.
 
@@ -42,8 +45,8 @@ class Session:
     dictionary: Dictionary
     index: LatentIndex
     evaluation: Any = field(default_factory=dict)
-    run_path: Path | None = None
-    dictionary_path: Path | None = None
+    run_path: Path | str | None = None
+    dictionary_path: Path | str | None = None
     token: str = field(default_factory=secrets.token_urlsafe)
 
     def __post_init__(self) -> None:
@@ -57,7 +60,7 @@ class Session:
     @property
     def name(self) -> str:
         """Name of the dictionary, for titles."""
-        return self.run_path.name if self.run_path else str(self.dictionary.reads)
+        return Path(self.run_path).name if self.run_path else str(self.dictionary.reads)
 
     @cached_property
     def alive(self) -> np.ndarray:
@@ -85,6 +88,19 @@ class Session:
             best = logit_directions(self.model, self.dictionary, block).topk(k, dim=-1).indices.tolist()
             self._raised.update(zip(block, best, strict=True))
         return [[self.index.vocabulary[i] for i in self._raised[latent]] for latent in latents]
+
+    def remembered(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` gave for this key, of the last few keys: the default continuation while a slider moves."""
+        if key not in self._remembered:
+            made = make()
+            while len(self._remembered) >= _REMEMBERED:
+                self._remembered.pop(next(iter(self._remembered)))
+            self._remembered[key] = made
+        return self._remembered[key]
+
+    @cached_property
+    def _remembered(self) -> dict[Hashable, Any]:
+        return {}
 
     @cached_property
     def _raised(self) -> dict[int, list[int]]:
