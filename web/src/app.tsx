@@ -48,7 +48,7 @@ export function App() {
   const { path } = usePlace();
   const { data, error } = useGet<Overview>("/api/overview");
   useUnlock();
-  useKeys({ "/": () => document.querySelector<HTMLInputElement>("input[data-search]")?.focus() });
+  useKeys({ "/": () => (document.querySelector<HTMLInputElement>("input[data-search]") ?? document.querySelector<HTMLInputElement>(".jump input"))?.focus() });
   return (
     <>
       <Shell overview={data} />

@@ -227,7 +227,7 @@ def detail(index: int) -> schemas.LatentDetail:
         max=strongest,
         mean=None if dead else 2.37,
         dead=dead,
-        reason="the latent fired on none of the 1000000 tokens of the index" if dead else None,
+        reason="It fired on none of the 1,000,000 tokens of the index." if dead else None,
         activation_histogram=None if dead else histogram,
         logits=logits(),
         groups=[] if dead else groups(strongest),

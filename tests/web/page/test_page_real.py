@@ -1,13 +1,20 @@
-"""The page on the real server and the tiny model: what the two agreed on holds."""
+"""The page on the real server: with the tiny model, and with what a small demo makes of the built-in model."""
 
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import threading
 import time
 
 import pytest
+from page_server import SCREENS
 
+import hooke
+from hooke.cli.main import main
+from hooke.features.index import LatentIndex
+from hooke.web import Session, running
 from hooke.web.app import create_app
 
 pytestmark = pytest.mark.browser
@@ -62,3 +69,66 @@ def test_a_page_saved_by_the_real_server_opens_from_disk(visits, real, session, 
     saved = visits.open(str(file), address="file://")
     saved.get_by_role("heading", name=f"Latent {latent}", exact=True).wait_for()
     assert saved.get_by_test_id("example").count() > 0
+
+
+@pytest.fixture(scope="module")
+def demo(built_page, tmp_path_factory):
+    """The address and the most interesting latent of a demo that takes some ten seconds."""
+    run = tmp_path_factory.mktemp("runs") / "demo"
+    sizes = [
+        "--n-tokens",
+        "150000",
+        "--n-latents",
+        "1024",
+        "--k",
+        "24",
+        "--score-tokens",
+        "4096",
+        "--index-tokens",
+        "60000",
+    ]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        assert main(["demo", "--no-serve", "--json", "--run", str(run), *sizes]) == 0
+    model, dictionary = hooke.load("hooke/stdlib"), hooke.Dictionary.load(run / "dictionary")
+    index = LatentIndex.open(run / "index", model)
+    scores = json.loads((run / "scores.json").read_text())
+    shown = Session(
+        model, dictionary, index, evaluation=scores, run_path="runs/demo", dictionary_path=run / "dictionary"
+    )
+    with running(shown) as address:
+        yield address.rstrip("/"), int(shown.interest.argmax())
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pictures_of_a_demo(visits, demo, width, scheme):
+    address, latent = demo
+    views = {"overview": "/", "feature": f"/latent/{latent}"}
+    if scheme == "light":
+        views |= {"feature-try": f"/latent/{latent}?tab=try", "feature-steer": f"/latent/{latent}?tab=steer"}
+    for view, path in views.items():
+        page = visits.open(path, width=width, scheme=scheme, address=address)
+        if "steer" in view:
+            page.get_by_test_id("continuation-random").wait_for()
+        if "try" in view:  # it begins with a text on which this latent fires
+            page.locator('[data-strip="try"] .tok.hot').first.wait_for()
+        assert page.get_by_role("alert").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.screenshot(path=SCREENS / f"demo-{view}-{width}{'-dark' * (scheme == 'dark')}.png", full_page=True)
+
+
+def test_shares_are_percentages_and_rounding_noise_is_zero(visits, demo):
+    page = visits.open("/?scores=all", address=demo[0])
+    dead = page.get_by_test_id("score-dead_share").locator("td").all_inner_texts()
+    assert dead[0].endswith(" %") and "100 %" in dead
+    table = page.get_by_test_id("scores").inner_text()
+    assert "e−" not in table and "e-" not in table
+
+
+def test_a_search_without_a_token_offers_the_text(visits, demo):
+    visits.allowed = ("422",)
+    page = visits.open("/search?q=selfx", address=demo[0])
+    page.get_by_text("No token reads 'selfx'; the tokenizer cuts it into").wait_for()
+    assert page.get_by_role("alert").count() == 0
+    page.get_by_role("button", name="Search the text instead").click()
+    page.get_by_role("heading", name="Passages by text").wait_for()

@@ -241,3 +241,38 @@ def many_scores(route) -> None:
     body = page_payloads.overview()
     more = [page_payloads.score(f"more_{i}", f"Another score {i}", 0.1 * i, 0.01, None) for i in range(10)]
     route.fulfill(json=body.model_copy(update={"scores": [*body.scores, *more]}).model_dump())
+
+
+def test_the_neighbours_are_there_before_the_key(visits, stub):
+    page = visits.open("/latent/50")
+    page.get_by_role("heading", name="Latent 50", exact=True).wait_for()
+    visits.settle(page)
+    before = len(stub.seen)
+    page.keyboard.press("ArrowRight")
+    page.get_by_role("heading", name="Latent 51", exact=True).wait_for()
+    assert "/api/latents/51" not in stub.seen[before:]
+
+
+def test_slash_goes_to_the_jump_box_where_a_view_has_no_search(visits):
+    page = visits.open("/latent/137")
+    page.keyboard.press("/")
+    page.keyboard.type("99999")
+    page.keyboard.press("Enter")
+    box = page.get_by_label("Go to latent")
+    assert "There is no latent 99999" in box.evaluate("element => element.validationMessage")
+    box.fill("12")
+    box.press("Enter")
+    page.get_by_role("heading", name="Latent 12", exact=True).wait_for()
+
+
+def test_nonsense_in_the_address_is_said_or_ignored(visits):
+    page = visits.open("/?sort=fame&order=up")
+    page.get_by_label("Latent 3", exact=True).wait_for()
+    assert page.get_by_role("alert").count() == 0
+    page = visits.open("/steer?latent=99999")
+    assert "There is no latent 99999" in page.get_by_role("alert").inner_text()
+    visits.allowed = ("404",)
+    page = visits.open("/latent/99999")
+    page.get_by_role("heading", name="Latent 99999").wait_for()
+    page.get_by_role("link", name="All latents").click()
+    assert path(page) == "/"

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.browser
 VIEWS = {
     "overview": ("/", "Fraction of variance unexplained"),
     "feature": ("/latent/137", "What it fires on"),
-    "dead": ("/latent/9", "fired on none of the 1000000 tokens"),
+    "dead": ("/latent/9", "fired on none of the 1,000,000 tokens"),
     "try": ("/try?latent=137", "Coloured by latent 137"),
     "feature-try": ("/latent/137?tab=try", "Your own text"),
     "steer": ("/steer?latent=137", "Random direction"),
@@ -62,7 +62,7 @@ def test_the_overview_shows_each_score_beside_its_controls(visits):
     undefined = page.get_by_test_id("score-kl_score").inner_text()
     assert "—" in undefined and "without the KL pass" in undefined and "0.0" not in undefined
     beaten = page.get_by_test_id("score-dead_share").locator(".beaten")
-    assert beaten.inner_text() == "0" and page.get_by_test_id("score-fvu").locator(".beaten").count() == 0
+    assert beaten.inner_text() == "0 %" and page.get_by_test_id("score-fvu").locator(".beaten").count() == 0
     assert "586 dead (14.3 %)" in page.get_by_test_id("density").inner_text()
     assert page.get_by_test_id("density").locator("rect").count() >= 20
     for fact in ("hooke/stdlib", "resid_post.2", "BatchTopK", "4,096", "1,000,000 tokens"):
@@ -106,7 +106,7 @@ def test_errors_of_the_server_are_shown_with_their_reason(visits):
     page = visits.open("/latent/99999")
     assert "the dictionary has latents 0 to 4095" in page.get_by_role("alert").inner_text()
     page = visits.open("/steer?latent=137&seed=13")
-    assert "the model is busy" in page.get_by_role("alert").inner_text()
+    assert "The model is busy" in page.get_by_role("alert").inner_text()
     page.get_by_label("Seed").fill("0")
     page.get_by_test_id("continuation-steered").wait_for()
     assert page.get_by_role("alert").count() == 0

@@ -32,7 +32,7 @@ function facts(latent: LatentDetail): Fact[] {
   return [
     { name: "Density", value: percent(latent.density), note: latent.dead ? "dead" : oneIn(latent.density) },
     { name: "Largest activation", value: number(latent.max), note: "in the index" },
-    { name: "Mean when active", value: number(latent.mean), note: latent.mean === null ? "never active" : `${fixed(latent.max / latent.mean, 1)}× below the largest` },
+    { name: "Mean when active", value: number(latent.mean), note: latent.mean === null ? "never active" : `the largest is ${fixed(latent.max / latent.mean, 1)}× that` },
     { name: "Fires on", value: count(latent.n_firing), note: "tokens of the index" },
   ];
 }
@@ -102,6 +102,11 @@ function Side({ latent, live }: { latent: LatentDetail; live: boolean }) {
   );
 }
 
+/** A text on which this latent fires, to begin with. */
+function strongestText(latent: LatentDetail): string | undefined {
+  return latent.groups[0]?.examples[0]?.tokens.map((token) => token.text).join("").trim() || undefined;
+}
+
 export function LatentPage({ latent, overview, live }: Props) {
   const { params } = usePlace();
   const wanted = params.get("tab");
@@ -110,16 +115,16 @@ export function LatentPage({ latent, overview, live }: Props) {
     <main class="page" data-testid="latent-page">
       <Head latent={latent} overview={overview} live={live} tab={tab} />
       <Facts facts={facts(latent)} testid="facts" />
-      {latent.dead && <Empty text={latent.reason ?? "This latent never fired."} />}
+      {latent.dead && tab !== "examples" && <Empty text={latent.reason ?? "This latent never fired."} />}
       <div class="grid latent-grid">
         <Side latent={latent} live={live} />
         <div class="stack main-column">
           {tab === "examples" && (
-            <Card title="What it fires on" hint="Grouped by strength. Darker is stronger; the underlined token was chosen." code={latent.code} testid="examples">
+            <Card title="What it fires on" hint="Grouped by strength. More colour is a larger activation; the underlined token was chosen." code={latent.code} testid="examples">
               <Examples latent={latent} />
             </Card>
           )}
-          {tab === "try" && <TryPanel latent={latent.index} max={latent.max > 0 ? latent.max : undefined} fixedLatent />}
+          {tab === "try" && <TryPanel latent={latent.index} max={latent.max > 0 ? latent.max : undefined} fixedLatent example={strongestText(latent)} />}
           {tab === "steer" && <SteerPanel latent={latent.index} nLatents={overview.dictionary.n_latents} />}
         </div>
       </div>

@@ -103,8 +103,8 @@ function Toolbar({ sort, order, query, alive, total }: { sort: string; order: st
 
 export function LatentTable() {
   const { params } = usePlace();
-  const sort = params.get("sort") ?? "interest";
-  const order = params.get("order") ?? "desc";
+  const sort = SORTS.find(({ value }) => value === params.get("sort"))?.value ?? "interest";
+  const order = params.get("order") === "asc" ? "asc" : "desc";
   const query = params.get("query") ?? "";
   const alive = params.get("alive") !== "0";
   const body = useRef<HTMLDivElement>(null);

@@ -11,7 +11,7 @@ function List({ tokens, sign, scale }: { tokens: LogitToken[]; sign: "raised" | 
       <ol>
         {tokens.map((token) => (
           <li key={token.id} title={`${JSON.stringify(token.text)}, token id ${token.id}: ${fixed(token.value, 3)}`}>
-            <span class="bar" style={{ width: `${Math.min(100, (100 * Math.abs(token.value)) / scale)}%` }} />
+            <span class="bar" style={{ width: `calc((100% - var(--number)) * ${Math.min(1, Math.abs(token.value) / scale).toFixed(4)})` }} />
             <TokenChip text={token.text} />
             <span class="value">{fixed(token.value, 2)}</span>
           </li>

@@ -1,6 +1,6 @@
 /** Every score beside the controls that it must beat, with a small drawing of where each stands. */
 
-import { count, number } from "../lib/format";
+import { count, percent, rowNumbers } from "../lib/format";
 import { setParams, usePlace } from "../lib/place";
 import type { Score } from "../lib/types";
 
@@ -10,6 +10,14 @@ const CONTROL_TITLES: Record<string, string> = {
   pca: "As many principal components as the dictionary has active latents",
   mean: "The mean activation in place of every activation",
 };
+
+/** Scores that are shares of the latents are written as the densities are. */
+const SHARES = new Set(["dead_share", "dense_share"]);
+
+function writer(score: Score): (value: number | null) => string {
+  if (SHARES.has(score.name)) return (value) => (value === null ? "—" : percent(value));
+  return rowNumbers(score.value, score.low, score.high);
+}
 
 /** The controls that any score has, known ones first. */
 function controlNames(scores: Score[]): string[] {
@@ -38,6 +46,7 @@ function Standing({ score, names }: { score: Score; names: string[] }) {
     const value = score.controls[name];
     return value === null || value === undefined ? [] : [{ name, value }];
   });
+  const write = writer(score);
   if (score.value === null || controls.length === 0) return <div class="standing empty" />;
   const all = [score.value, score.low ?? score.value, score.high ?? score.value, ...controls.map((control) => control.value)];
   const unit = all.every((value) => value >= 0 && value <= 1);
@@ -50,15 +59,16 @@ function Standing({ score, names }: { score: Score; names: string[] }) {
         <span class="interval" style={{ left: at(score.low), width: `calc(${at(score.high)} - ${at(score.low)})` }} />
       )}
       {controls.map((control) => (
-        <span key={control.name} class={`mark ${control.name}`} style={{ left: at(control.value) }} title={`${CONTROL_NAMES[control.name] ?? control.name}: ${number(control.value)}`} />
+        <span key={control.name} class={`mark ${control.name}`} style={{ left: at(control.value) }} title={`${CONTROL_NAMES[control.name] ?? control.name}: ${write(control.value)}`} />
       ))}
-      <span class="mark own" style={{ left: at(score.value) }} title={`This dictionary: ${number(score.value)}`} />
+      <span class="mark own" style={{ left: at(score.value) }} title={`This dictionary: ${write(score.value)}`} />
     </div>
   );
 }
 
 function Row({ score, names }: { score: Score; names: string[] }) {
-  const interval = score.low !== null && score.high !== null ? `${number(score.low)} – ${number(score.high)}` : null;
+  const write = writer(score);
+  const interval = score.low !== null && score.high !== null ? `${write(score.low)} – ${write(score.high)}` : null;
   return (
     <tr data-testid={`score-${score.name}`}>
       <th scope="row">
@@ -67,7 +77,7 @@ function Row({ score, names }: { score: Score; names: string[] }) {
         {score.value === null && score.reason && <span class="why">{score.reason}</span>}
       </th>
       <td class={score.value === null ? "own undefined" : "own"} title={interval ? `95 % interval ${interval}, n = ${count(score.n)}` : (score.reason ?? undefined)}>
-        <b>{number(score.value)}</b>
+        <b>{write(score.value)}</b>
         {interval && <span class="interval-text">{interval}</span>}
       </td>
       <td class="standing-cell">
@@ -77,7 +87,7 @@ function Row({ score, names }: { score: Score; names: string[] }) {
         const worse = beats(score, score.controls[name]);
         return (
           <td key={name} class={worse ? "control beaten" : "control"} data-name={CONTROL_NAMES[name] ?? name} title={worse ? "This control does as well as the dictionary, or better" : undefined}>
-            {name in score.controls ? number(score.controls[name] ?? null) : ""}
+            {name in score.controls ? write(score.controls[name] ?? null) : ""}
           </td>
         );
       })}

@@ -44,16 +44,26 @@ function Jump({ nLatents }: { nLatents: number }) {
   return (
     <form
       class="jump"
+      noValidate
       onSubmit={(event) => {
         event.preventDefault();
         const index = Number(text.replace("#", ""));
-        if (text.trim() === "" || !Number.isInteger(index) || index < 0 || index >= nLatents) return;
+        if (text.trim() === "") return;
+        if (!Number.isInteger(index) || index < 0 || index >= nLatents) {
+          const input = event.currentTarget.querySelector("input");
+          input?.setCustomValidity(`There is no latent ${text.trim()}: they go from 0 to ${nLatents - 1}.`);
+          input?.reportValidity();
+          return;
+        }
         setText("");
         (document.activeElement as HTMLElement | null)?.blur();
         go(latentHref(index));
       }}
     >
-      <input class="field" inputMode="numeric" aria-label="Go to latent" placeholder="Go to #" value={text} onInput={(event) => setText(event.currentTarget.value)} />
+      <input class="field" inputMode="numeric" aria-label="Go to latent" placeholder="Go to #" value={text} onInput={(event) => {
+          event.currentTarget.setCustomValidity("");
+          setText(event.currentTarget.value);
+        }} />
     </form>
   );
 }

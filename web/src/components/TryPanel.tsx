@@ -83,11 +83,13 @@ interface Props {
   latent: number | null;
   max?: number;
   fixedLatent: boolean;
+  /** What is shown until the reader writes something. */
+  example?: string;
 }
 
-export function TryPanel({ latent, max, fixedLatent }: Props) {
+export function TryPanel({ latent, max, fixedLatent, example = WORKED_EXAMPLE }: Props) {
   const { params } = usePlace();
-  const text = params.get("text") ?? WORKED_EXAMPLE;
+  const text = params.get("text") ?? example;
   const [over, setOver] = useState<number | null>(null);
   const key = text.trim() === "" ? null : JSON.stringify([text, latent]);
   const { data, error, loading } = useLoad<TryReply>(
@@ -117,6 +119,7 @@ export function TryPanel({ latent, max, fixedLatent }: Props) {
         {data && (
           <div class="try-result" aria-busy={loading}>
             <div class="try-strip">
+              {latent !== null && tokens.every((token) => !token.value) && <p class="quiet silent">Latent {latent} does not fire on this text.</p>}
               <TokenStrip id="try" tokens={tokens} max={scale} breaks soft={latent === null} onHover={setOver} />
             </div>
             <div>

@@ -36,11 +36,26 @@ function minus(text: string): string {
 
 /** A share as per cent: 0.00213 -> 0.21 %. */
 export function percent(share: number): string {
-  if (share === 0) return "0 %";
+  if (share === 0 || share === 1) return share ? "100 %" : "0 %";
   const value = share * 100;
   if (value < 0.001) return "< 0.001 %";
   const decimals = value >= 10 ? 1 : value >= 0.1 ? 2 : 3;
   return `${value.toFixed(decimals)} %`;
+}
+
+/** One way to write all numbers of a row, so fine that half the width of the interval shows. */
+export function rowNumbers(value: number | null, low: number | null, high: number | null): (value: number | null) => string {
+  if (value === null || value === 0) return number;
+  const digits = (size: number, significant: number) => significant - 1 - Math.floor(Math.log10(size));
+  const half = low !== null && high !== null ? (high - low) / 2 : 0;
+  const most = Math.abs(value) >= 0.01 ? 3 : 6;
+  const decimals = Math.max(0, Math.min(most, Math.max(digits(Math.abs(value), 3), half > 0 ? digits(half, 1) : 0)));
+  return (other) => {
+    if (other === null || !Number.isFinite(other)) return "—";
+    if (Math.abs(other) < 1e-9) return "0"; // What is left of a zero after rounding.
+    if (Number(other.toFixed(decimals)) === 0) return number(other, 2);
+    return minus(Math.abs(other) >= 1000 ? integers.format(Number(other.toFixed(decimals))) : other.toFixed(decimals));
+  };
 }
 
 /** 0.00213 -> "1 in 469". */

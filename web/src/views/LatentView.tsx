@@ -2,8 +2,9 @@
 
 import { useEffect } from "preact/hooks";
 import { LatentPage } from "../components/LatentPage";
+import { Link } from "../components/Link";
 import { Problem, Waiting } from "../components/Message";
-import { get, useGet } from "../lib/api";
+import { prefetch, useGet } from "../lib/api";
 import { useKeys } from "../lib/keys";
 import { go, latentHref, usePlace } from "../lib/place";
 import type { LatentDetail, Overview } from "../lib/types";
@@ -24,19 +25,23 @@ export function LatentView({ index, overview }: { index: number; overview: Overv
     document.title = `Latent ${index} · ${overview.dictionary.name} · hooke`;
   }, [index, overview]);
   useEffect(() => {
-    // The browser's cache then has the neighbours when an arrow key asks for them.
+    // The neighbours are there when an arrow key asks for them.
     if (!latent || latent.index !== index) return;
-    const controller = new AbortController();
     for (const neighbour of [latent.neighbours.next, latent.neighbours.prev]) {
-      if (neighbour !== null) get(`/api/latents/${neighbour}`, controller.signal).catch(() => undefined);
+      if (neighbour !== null) prefetch(`/api/latents/${neighbour}`);
     }
-    return () => controller.abort();
   }, [latent, index]);
 
   if (error) {
     return (
       <main class="page">
+        <header class="page-head">
+          <h1>Latent {index}</h1>
+        </header>
         <Problem text={error} />
+        <p>
+          <Link class="button" href="/">All latents</Link>
+        </p>
       </main>
     );
   }

@@ -45,7 +45,7 @@ export function OverviewView({ overview }: { overview: Overview }) {
         </Card>
         <Card
           title="Density"
-          hint={`How often latents fire. ${count(density.dead)} dead (${percent(density.dead / Math.max(1, dictionary.n_latents))}) are not drawn.`}
+          hint={`How often latents fire in the index; ${density.dead ? `${count(density.dead)} dead (${percent(density.dead / Math.max(1, dictionary.n_latents))}) not drawn` : "none is dead there"}.`}
           code={overview.code}
           testid="density"
           tall

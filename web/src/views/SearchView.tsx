@@ -4,7 +4,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { Card } from "../components/Card";
 import { Example } from "../components/Example";
 import { Link } from "../components/Link";
-import { Empty, Problem, Waiting } from "../components/Message";
+import { Empty, Problem, sentence, Waiting } from "../components/Message";
 import { Segmented } from "../components/Segmented";
 import { TokenChip } from "../components/TokenLabel";
 import { useGet } from "../lib/api";
@@ -19,6 +19,15 @@ const KINDS = [
 
 function TokenHits({ query }: { query: string }) {
   const { data, error, loading } = useGet<TokenSearch>(`/api/search/token?text=${encodeURIComponent(query)}`);
+  if (error?.startsWith("no token reads"))
+    return (
+      <div class="message">
+        {sentence(error)}.{" "}
+        <button type="button" class="link" onClick={() => setParams({ by: "text" })}>
+          Search the text instead
+        </button>
+      </div>
+    );
   if (error) return <Problem text={error} />;
   if (!data) return loading ? <Waiting text="Searching" /> : null;
   return (

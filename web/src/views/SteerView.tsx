@@ -25,6 +25,7 @@ export function SteerView({ overview }: { overview: Overview }) {
           </div>
         )}
       </header>
+      {chosen < 0 && params.has("latent") && <Problem text={`There is no latent ${params.get("latent")}; they go from 0 to ${overview.dictionary.n_latents - 1}.`} />}
       {first.error && <Problem text={first.error} />}
       {latent === null ? first.loading && <Waiting text="Choosing a latent" /> : <SteerPanel latent={latent} choose nLatents={overview.dictionary.n_latents} />}
     </main>
