@@ -71,7 +71,6 @@ class Demo(Command):
                 dictionary,
                 model,
                 n_tokens=self.score_tokens,
-                n_fit=self.score_tokens // 2,
                 seed=self.seed,
                 sink=session.sink,
             )

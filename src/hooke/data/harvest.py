@@ -124,12 +124,12 @@ class Harvest(Iterator[Activations]):
         run = self.model.run(packed.tokens, capture=list(sites), until=last)
         kept = packed.tokens.keep.flatten().nonzero().flatten()[:limit]
         row, column = kept // packed.tokens.shape[1], kept % packed.tokens.shape[1]
-        special = (packed.tokens.mask & ~packed.tokens.keep)[:, 0]  # the leading BOS is no token of the document
+        lead = int(self.model.tokenizer.bos_token_id is not None)  # the leading BOS is no token of the document
         activations = Activations(
             rows={site: _rows(run[site], kept, self.settings.dtype) for site in sites},
             token_id=packed.tokens.ids.flatten()[kept],
             doc=packed.doc[row],
-            pos=packed.start[row] + column - special[row].long(),
+            pos=packed.start[row] + column - lead,
             cursor=packed.cursor,
         )
         for site, rows in activations.rows.items():

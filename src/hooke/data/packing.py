@@ -17,6 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hooke.base.errors import ConfigError, DataError
+from hooke.base.seeds import numpy_generator
 from hooke.data.corpora import Corpus, Document
 from hooke.model.model import Model
 from hooke.model.tokens import Tokens
@@ -93,9 +94,7 @@ def pack(
         DataError: where the corpus holds no text.
     """
     marks = _marks(model)
-    text_width = context - (marks.bos is not None)
-    if text_width < 1 or batch < 1:
-        raise ConfigError(f"context={context} and batch={batch} leave no room for text; use at least 2 and 1")
+    text_width = _text_width(marks, context, batch)
     if n_tokens is not None and n_tokens < 1:
         raise ConfigError(f"n_tokens={n_tokens} asks for nothing; use a positive number, or None for the whole corpus")
     rows = itertools.islice(_rows(corpus, model, text_width, start.documents), start.rows, None)
@@ -113,12 +112,46 @@ def pack(
         yield packed if enough == len(group) else _assemble(group[:enough], marks, cursor)
         return
     if start == START and done == 0:
-        raise DataError(f"corpus {corpus.name!r} is empty: it has no token of text; check its path, pattern or split")
+        raise _no_text(corpus)
+
+
+def pack_mixed(
+    corpus: Corpus, model: Model, *, context: int = 128, batch: int = 16, buffer: int = 4096, seed: int = 0
+) -> Iterator[Packed]:
+    """As `pack`, with the rows in a mixed order: each buffer of rows is shuffled before it is cut into batches.
+
+    For scores: a sample that is smaller than the corpus then comes from many documents instead of the first few.
+    Memory is bounded by the buffer. These batches have no place to go on from; their cursor is the start.
+
+    Raises:
+        ConfigError, DataError: as `pack`.
+    """
+    marks = _marks(model)
+    rows = _rows(corpus, model, _text_width(marks, context, batch), 0)
+    draw, empty = numpy_generator(seed, "pack-mixed"), True
+    while held := list(itertools.islice(rows, buffer)):
+        order = draw.permutation(len(held))
+        for start in range(0, len(held), batch):
+            yield _assemble([held[i] for i in order[start : start + batch]], marks, START)
+        empty = False
+    if empty:
+        raise _no_text(corpus)
 
 
 def tokenise(texts: list[str], model: Model) -> list[list[int]]:
     """Token ids of whole texts, no special tokens added and none cut off."""
     return model.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def _text_width(marks: _Marks, context: int, batch: int) -> int:
+    width = context - (marks.bos is not None)
+    if width < 1 or batch < 1:
+        raise ConfigError(f"context={context} and batch={batch} leave no room for text; use at least 2 and 1")
+    return width
+
+
+def _no_text(corpus: Corpus) -> DataError:
+    return DataError(f"corpus {corpus.name!r} is empty: it has no token of text; check its path, pattern or split")
 
 
 def _rows(corpus: Corpus, model: Model, width: int, skip_documents: int) -> Iterator[_Row]:

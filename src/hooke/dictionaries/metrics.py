@@ -21,8 +21,8 @@ from hooke.base.statistics import Estimate
 from hooke.dictionaries.latents import Latents
 
 N_GROUPS = 32
+_METHOD = "delete-a-group jackknife"
 LEVEL = 0.95
-METHOD = f"delete-a-group jackknife, {N_GROUPS} groups"
 
 
 class GroupedSums:
@@ -64,18 +64,19 @@ class GroupedSums:
         totals = {name: column.sum(dim=0) for name, column in self.columns.items()}
         value = float(statistic(totals)) if totals else math.nan
         if not math.isfinite(value):
-            return Estimate(math.nan, math.nan, math.nan, n, LEVEL, METHOD, undefined if n else "no tokens")
+            return Estimate(math.nan, math.nan, math.nan, n, LEVEL, _METHOD, undefined if n else "no tokens")
         present = [g for g in range(N_GROUPS) if any(bool((c[g] != 0).any()) for c in self.columns.values())]
+        method = f"{_METHOD}, {len(present)} groups"
         if len(present) < 2:
-            return Estimate(value, math.nan, math.nan, n, LEVEL, METHOD, "all tokens are in one group")
+            return Estimate(value, math.nan, math.nan, n, LEVEL, method, "all tokens are in one group")
         without = [{name: totals[name] - column[g] for name, column in self.columns.items()} for g in present]
         left = torch.tensor([float(statistic(sums)) for sums in without], dtype=torch.float64)
         if not bool(torch.isfinite(left).all()):
-            return Estimate(value, math.nan, math.nan, n, LEVEL, METHOD, f"without some group, {undefined}")
+            return Estimate(value, math.nan, math.nan, n, LEVEL, method, f"without some group, {undefined}")
         count = len(present)
         error = math.sqrt((count - 1) / count * float((left - left.mean()).square().sum()))
         half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * error
-        return Estimate(value, value - half, value + half, n, LEVEL, METHOD)
+        return Estimate(value, value - half, value + half, n, LEVEL, method)
 
 
 class ReconstructionMetrics:

@@ -44,8 +44,8 @@ class MultiTopK:
     coefficient: float = 1 / 8
 
     def __post_init__(self) -> None:
-        if self.coefficient < 0 or self.factor <= 0:
-            raise ConfigError(f"{self}: the coefficient must not be negative and the factor must be above 0")
+        if self.coefficient < 0 or self.factor < 1:
+            raise ConfigError(f"{self}: the coefficient must not be negative and the factor must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Objective:
     """The loss: reconstruction, plus AuxK, plus multi-TopK.
 
     Args:
-        reconstruction: "fvu", the squared error over that of always predicting the batch mean; or "sum", the squared
+            raise ConfigError(f"{self}: the coefficient must not be negative, the factor at least 1")
+            that has no variance); or "sum", the squared
             error summed over the width and averaged over rows.
         aux_k: the term for dead latents; `None` for none.
         multi_topk: the term for other k; `None` for none.
@@ -112,6 +113,7 @@ def losses(
     b_dec = dictionary.b_dec if dictionary.subtract_b_dec else None
     pre = _pre_activations(dictionary, x, workspace)
     spread = squared_error(y, y.mean(dim=0))
+    scale = 1 / _baseline(y, spread) if objective.reconstruction == "fvu" else 1 / x.shape[0]
 
     def reconstruction(support: Support) -> tuple[Tensor, Tensor, Tensor]:
         values = encode_at(x, dictionary.encoder, dictionary.b_enc, b_dec, support, pre)
@@ -119,7 +121,6 @@ def losses(
         error = squared_error(y, x_hat)
         return values, x_hat, error
 
-    scale = 1 / spread if objective.reconstruction == "fvu" else 1 / x.shape[0]
     support = dictionary.activation.select_batch(pre)
     values, x_hat, error = reconstruction(support)
     total = error * scale
@@ -132,6 +133,14 @@ def losses(
         auxiliary, unrevivable = auxiliary_loss(dictionary, x, (y - x_hat).detach(), dead, k)
         total = total + objective.aux_k.coefficient * auxiliary
     return Losses(total, error.detach(), spread, auxiliary.detach(), unrevivable, support, values.detach())
+
+
+def _baseline(y: Float[Tensor, "row d_out"], spread: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """What the error is compared with: always writing the mean. A batch without variance (one row, or all rows alike)
+    has no such error; there it is always writing zero, and nothing is learnt from a batch of zeros.
+    """
+    size = y.square().sum()
+    return torch.where(spread > 1e-9 * size, spread, torch.where(size > 0, size, torch.inf))
 
 
 def auxiliary_loss(

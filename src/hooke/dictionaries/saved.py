@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hooke.base.errors import ConfigError, FormatError, SiteError
+from hooke.base.errors import ConfigError, DataError, FormatError, SiteError
 from hooke.base.files import atomic_path, read_json, read_tensors, sha256_file, write_json, write_tensors
 from hooke.base.seeds import torch_generator
+from hooke.base.shapes import require_finite
 from hooke.dictionaries.activations import from_settings, settings
 from hooke.dictionaries.dictionary import Dictionary
 
@@ -32,6 +33,7 @@ def write_dictionary(dictionary: Dictionary, folder: str | PathLike[str], metada
         "W_dec": dictionary.W_dec,
         "b_dec": dictionary.b_dec,
     }
+    _require_finite(dictionary)
     probe = _probe_input(dictionary)
     ready = not (dictionary.activation.has_threshold and math.isnan(float(dictionary.threshold)))
     if ready:
@@ -71,7 +73,7 @@ def read_dictionary(folder: str | PathLike[str], *, device: str | torch.device =
         dictionary = _built(cfg, tensors)
     except (KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"{path} lacks a field or holds one of another kind ({error}); restore it") from error
-    except (ConfigError, SiteError) as error:
+    except (ConfigError, DataError, SiteError) as error:
         raise FormatError(f"{path}: {error}") from error
     _verify(dictionary, tensors, Path(folder))
     return dictionary.to(device)
@@ -94,11 +96,17 @@ def _built(cfg: dict[str, Any], tensors: dict[str, Tensor]) -> Dictionary:
         parameter.data = tensors[name].to(dtype)
     _require(tensors["W_enc"], dictionary.W_enc.shape, "W_enc")
     dictionary.encoder.data = tensors["W_enc"].T.contiguous().to(dtype)
+    _require_finite(dictionary)
     if activation.has_threshold and cfg["threshold"] is None and "probe.x" in tensors:
         raise FormatError(f"a {activation.name} dictionary needs a threshold, and cfg.json has none; restore it")
     if cfg["threshold"] is not None:
         dictionary.threshold.fill_(cfg["threshold"])
     return dictionary
+
+
+def _require_finite(dictionary: Dictionary) -> None:
+    for name, weights in dictionary.named_parameters():
+        require_finite(weights.detach(), f"dictionary weight {name}")
 
 
 def _require(tensor: Tensor, shape: torch.Size, name: str) -> None:
@@ -132,7 +140,7 @@ def _verify(dictionary: Dictionary, tensors: dict[str, Tensor], folder: Path) ->
         found = _outputs(dictionary, tensors["probe.x"])
         error = (found - expected).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-30)
         # a latent within rounding of the threshold may flip on another machine; a wrong layout breaks every row
-        n_wrong = int((error > _TOLERANCE).sum())
+        n_wrong = int((~(error <= _TOLERANCE)).sum())  # NaN is wrong too
         if n_wrong > 1:
             raise FormatError(
                 f"{folder}: {n_wrong} of {len(error)} stored probe outputs differ (worst relative error "

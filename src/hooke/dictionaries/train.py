@@ -26,7 +26,7 @@ from hooke.base.shapes import require_finite, require_floating, require_shape
 from hooke.dictionaries.activations import settings
 from hooke.dictionaries.checkpoints import Checkpoints, read_checkpoint
 from hooke.dictionaries.dictionary import Dictionary
-from hooke.dictionaries.folds import fold_input_scale_
+from hooke.dictionaries.folds import fold_decoder_norm_, fold_input_scale_
 from hooke.dictionaries.initialise import Centre, Scale, centre_of, scale_of
 from hooke.dictionaries.objectives import Objective
 from hooke.dictionaries.trainer import Trainer, rate_at
@@ -57,7 +57,7 @@ class TrainConfig:
         decay_share: last share of the steps, over which the rate falls linearly to 0.
         betas, eps: of Adam.
         clip: largest norm of the whole gradient; `None` for no limit.
-        centre: where `b_dec` starts: "mean" or (geometric) "median" of the first sample, or "zero".
+        centre: where `b_dec` starts: "mean" or (geometric) "median" of (32,768 rows of) the first sample, or "zero".
         scale: what the input's scale is made in training: "unit" mean squared norm, "sqrt_d", or "none".
         sample_tokens: rows of that first sample.
         dead_after_tokens: a latent that has not fired for so many tokens is dead; a tenth of the tokens, at most 10
@@ -140,13 +140,13 @@ def train(
         objective: the loss.
         config: how.
         sink: gets `loss, fvu, l0, dead_share, ...` every `log_every` steps, and progress in tokens.
-        checkpoints: where to write checkpoints, and whether to go on from one. The same settings and machine give the
-            same weights, bit for bit, however often the process was killed in between.
+        checkpoints: where to write checkpoints, and whether to go on from one. On a CPU the same settings and machine
+            give the same weights, bit for bit, however often the process was killed in between.
 
     Raises:
         ShapeError: a batch of another width.
         DataError: no batches, whole numbers, NaN or infinity in a batch, or a loss that is no longer finite.
-        ConfigError: a checkpoint from other settings.
+        ConfigError: a checkpoint from other settings, or decoder rows of unequal norms to go on with.
     """
     run = _Training(dictionary, batches, objective, config, checkpoints)
     if run.resumed_at is not None:
@@ -162,6 +162,9 @@ def train(
         if run.done:
             break
     if not run.done:
+        if run.steps % config.log_every:  # what came after the last report
+            metrics = run.report()
+            sink.metrics(metrics, run.steps)
         sink.message(
             f"the batches ended after {run.tokens} of {config.n_tokens} tokens; the learning rate had not fallen yet"
         )
@@ -270,6 +273,10 @@ class _Training:
         self.output_scale = scale_of(y, config.scale)
         same = dictionary.subtract_b_dec or self.held[0][0] is self.held[0][1]
         self.input_scale = self.output_scale if same else scale_of(x, config.scale)
+        with torch.no_grad():
+            norms = dictionary.W_dec.norm(dim=1)
+        if bool(((norms - 1).abs() > 1e-4).any()):  # the trainer's gradient projection takes rows to have norm 1
+            fold_decoder_norm_(dictionary)
         if bool((dictionary.b_dec == 0).all()):
             with torch.no_grad():
                 dictionary.b_dec.copy_(centre_of(y[: 1 << 15], config.centre))

@@ -16,7 +16,7 @@ from hooke.base.statistics import Estimate
 from hooke.data import corpora
 from hooke.data.corpora import Corpus
 from hooke.data.harvest import harvest
-from hooke.data.packing import Packed, pack
+from hooke.data.packing import Packed, pack_mixed
 from hooke.dictionaries.dictionary import Dictionary
 from hooke.dictionaries.latents import Latents
 from hooke.dictionaries.metrics import ReconstructionMetrics
@@ -114,9 +114,10 @@ def evaluate(
 ) -> Evaluation:
     """Score a dictionary and its controls on text.
 
-    The first `n_fit` kept tokens fit the controls: the mean; as many principal components as the dictionary has
-    active latents there; a random dictionary of the same shape and k. The next `n_tokens` score all of them alike:
-    reconstruction, and the model's next-token loss with each in place of the activation.
+    The rows of the text are mixed (see `pack_mixed`), so that both parts come from many documents. The first `n_fit`
+    kept tokens fit the controls: the mean; as many principal components as the dictionary has active latents there; a
+    random dictionary of the same shape and k. The next `n_tokens` score all of them alike: reconstruction, and the
+    model's next-token loss with each in place of the activation.
 
     Args:
         dictionary: with `reads` (and `writes`) set to sites of the model.
@@ -124,7 +125,7 @@ def evaluate(
         corpus: the text; the held-out part of the standard library when `None`.
         n_tokens, n_fit: kept tokens (BOS, EOS and padding do not count); the last batch may go beyond.
         context, batch: tokens in a row of text, rows in a forward pass.
-        seed: of the random control.
+        seed: of the order of the rows and of the random control.
         sink: hears progress.
 
     Raises:
@@ -133,7 +134,7 @@ def evaluate(
     """
     reads, writes = _sites(dictionary, model)
     corpus = corpora.stdlib("heldout") if corpus is None else corpus
-    batches = pack(corpus, model, context=context, batch=batch)
+    batches = pack_mixed(corpus, model, context=context, batch=batch, seed=seed)
     x_fit, y_fit = _fit_rows(model, batches, reads, writes, n_fit)
     l0 = float(dictionary.encode(x_fit).l0().double().mean())
     coders: dict[str, Coder] = {

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooke.base.errors import DataError
+from hooke.base.errors import ConfigError, DataError
 from hooke.base.progress import SILENT, Sink
 from hooke.base.statistics import Estimate, bootstrap
 from hooke.data.corpora import Corpus
@@ -29,7 +29,10 @@ def bits_per_byte(
 
     Raises:
         DataError: where the corpus has no text.
+        ConfigError: where the tokenizer has no BOS, so that a document's first token cannot be predicted.
     """
+    if model.tokenizer.bos_token_id is None:
+        raise ConfigError(f"{model.name} has no BOS token: the first token of a document could not be scored")
     nats, n_bytes = 0.0, 0
     for done, document in enumerate(corpus, start=1):
         ids = model.tokenizer(document.text, add_special_tokens=False)["input_ids"]

@@ -154,6 +154,7 @@ class LatentIndex:
         Raises:
             DataError: no such latent.
         """
+        latent = int(latent)
         if not 0 <= latent < self.n_latents:
             raise DataError(
                 f"latent {latent} does not exist; the dictionary has {self.n_latents} (0 to {self.n_latents - 1})"
@@ -188,13 +189,13 @@ class LatentIndex:
     def quantiles(self, latent: int, n_groups: int = 5, per_group: int = 5, *, seed: int = 0) -> list[Group]:
         """Groups of equal count, strongest first, each with a random sample; see `examples.quantile_groups`."""
         return quantile_groups(
-            *self.firings(latent), n_groups=n_groups, per_group=per_group, seed=seed + 1000003 * latent
+            *self.firings(latent), n_groups=n_groups, per_group=per_group, seed=seed + 1000003 * int(latent)
         )
 
     def intervals(self, latent: int, n_groups: int = 5, per_group: int = 5, *, seed: int = 0) -> list[Group]:
         """Groups of equal width of activation, strongest first; see `examples.interval_groups`."""
         return interval_groups(
-            *self.firings(latent), n_groups=n_groups, per_group=per_group, seed=seed + 1000003 * latent
+            *self.firings(latent), n_groups=n_groups, per_group=per_group, seed=seed + 1000003 * int(latent)
         )
 
     def histogram(self, latent: int, bins: int = 50) -> Histogram:
