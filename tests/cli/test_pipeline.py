@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_numbers(demo: tuple[Path, dict, str], tmp_
 
 def test_eval_and_features_take_the_run_folder(demo: tuple[Path, dict, str], tmp_path: Path) -> None:
     folder, numbers, _ = demo
-    scores, said = run("eval", str(folder), "--n-tokens=1000", "--n-fit=500", f"--run={tmp_path / 'eval'}")
+    scores, said = run("eval", str(folder), "--n-tokens=1000", f"--run={tmp_path / 'eval'}")
     assert scores["fvu"] == pytest.approx(numbers["fvu"], rel=1e-6)
     assert {"pca.fvu", "random.loss_recovered", "kl_score"} <= scores.keys()
     assert "stdlib-heldout" in said
