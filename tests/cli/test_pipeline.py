@@ -125,7 +125,7 @@ def test_refusals_are_said_before_the_work(
     assert "holds no dictionary" in refusal(capsys, "eval", str(tmp_path))
     assert "does not exist" in refusal(capsys, "generate", "x", f"--dictionary={demo[0]}", "--latent=9999")
     assert "no benchmark 'hravest'; did you mean 'harvest'" in refusal(capsys, "bench", "hravest")
-    assert "already holds a run" in refusal(capsys, "demo", "--no-serve", f"--run={demo[0]}")
+    assert "holds a run with other settings" in refusal(capsys, "demo", "--no-serve", f"--run={demo[0]}")
 
 
 def test_a_taken_port_is_said_at_once(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
@@ -135,3 +135,25 @@ def test_a_taken_port_is_said_at_once(capsys: pytest.CaptureFixture, tmp_path: P
         said = refusal(capsys, "demo", f"--port={port}", f"--run={tmp_path / 'run'}")
     assert f"port {port} is in use" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_demo_that_was_stopped_goes_on_and_ends_the_same(tmp_path, monkeypatch, capsys):
+    """Ctrl-C after the training; the same command again finishes, with the numbers of one that was never stopped."""
+    import hooke.features.build as build
+
+    sizes = ["--n-tokens=10000", "--n-latents=64", "--k=4", "--score-tokens=1000", "--index-tokens=1000", "--no-serve"]
+    real = build.build_index
+
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "build_index", stopped)
+    assert main(["demo", *sizes, f"--run={tmp_path / 'a'}"]) == 130
+    monkeypatch.setattr(build, "build_index", real)
+    capsys.readouterr()
+    results = []
+    for folder in ("a", "b", "a"):  # resumed, never stopped, and once more on what is finished
+        assert main(["demo", *sizes, "--json", f"--run={tmp_path / folder}"]) == 0
+        results.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    for name in ("fvu", "loss_recovered", "l0", "dead_share", "latents"):
+        assert results[0][name] == results[1][name] == results[2][name]

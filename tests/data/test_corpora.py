@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import sys
 import types
 
@@ -74,3 +75,8 @@ def test_huggingface_streams_rows(monkeypatch):
     assert next(corpus) == corpora.Document("some/set:train:0", "one")
     with pytest.raises(DataError, match=r"row 1 .* has \['other'\]"):
         next(corpus)
+
+
+def test_repeating_a_corpus_without_text_ends():
+    assert [d.text for d in corpora.texts(["", ""]).repeated()] == ["", ""]
+    assert len(list(itertools.islice(corpora.texts(["", "x"]).repeated(), 7))) == 7

@@ -77,7 +77,7 @@ def test_tokens_of_the_corpus_cannot_break_out(built, client, session):
 def test_without_a_compiled_page_a_note_says_how_to_build_it(tmp_path, monkeypatch, client):
     monkeypatch.setattr(page, "STATIC", tmp_path)
     answer = client.get("/")
-    assert answer.status_code == 503 and "npm run build" in answer.text
+    assert answer.status_code == 503 and "make install" in answer.text
     refused = client.get("/api/latents/0/export")
     assert refused.status_code == 409 and "not built" in refused.json()["error"]
 

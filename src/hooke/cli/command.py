@@ -26,6 +26,7 @@ class Command(BaseModel, ABC):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    not_config: ClassVar[tuple[str, ...]] = ()  # options that do not decide the results
     words: ClassVar[str]  # how the command is called, "models show"
 
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(

@@ -27,6 +27,7 @@ class Demo(Command):
     """
 
     words: ClassVar[str] = "demo"
+    not_config: ClassVar[tuple[str, ...]] = ("serve", "open", "port")
 
     n_tokens: int = Field(1_500_000, ge=10_000, description="Tokens to train on.")
     n_latents: int = Field(4096, ge=64, description="Width of the dictionary.")
@@ -34,7 +35,9 @@ class Demo(Command):
     score_tokens: int = Field(32_768, ge=1000, description="Held-out tokens to score on.")
     index_tokens: int = Field(400_000, ge=1000, description="Tokens to index for the feature pages.")
     seed: int = Field(0, description="Of everything that is random.")
-    run: Path | None = Field(None, description="Run folder to make; by default below runs/.")
+    run: Path | None = Field(
+        None, description="Run folder to make or, after a stop, to go on with; by default below runs/."
+    )
     serve: bool = Field(True, description="Stop before serving the page.")
     open: bool = Field(False, description="Open the page in the default browser.")
     port: int = Field(PORT, ge=0, le=65535, description="Port of the page; 0 takes any free one.")
@@ -46,6 +49,7 @@ class Demo(Command):
         from hooke.dictionaries.recipe import train_dictionary
         from hooke.evals.dictionary import evaluate
         from hooke.features.build import build_index
+        from hooke.features.index import LatentIndex
 
         where = Where(port=self.port, open=self.open)
         if self.serve:
@@ -54,7 +58,7 @@ class Demo(Command):
         site, corpus = middle(model), hooke.corpora.stdlib()
         session.say(f"{model.name}: {model.n_layers} layers of width {model.d_model}")
         session.say(f"training {self.n_latents:,} latents at {site} on {self.n_tokens:,} tokens of {corpus.name}")
-        with session.run_folder(self.run) as folder:
+        with session.run_folder(self.run, resume=self.run is not None) as folder:
             session.sink.progress("train", 0, self.n_tokens, "tokens")
             dictionary = train_dictionary(
                 model,
@@ -76,7 +80,10 @@ class Demo(Command):
             )
             write_scores(folder, evaluation)
             place = folder.path / "index"
-            index = build_index(model, dictionary, corpus, place, n_tokens=self.index_tokens, sink=session.sink)
+            if place.exists():  # the run was stopped after this
+                index = LatentIndex.open(place, model)
+            else:
+                index = build_index(model, dictionary, corpus, place, n_tokens=self.index_tokens, sink=session.sink)
             show_scores(session, evaluation)
             latents = show_latents(session, model, dictionary, index, 5)
             session.results |= headline(evaluation) | {"latents": latents}

@@ -28,7 +28,9 @@ class Generate(Command):
     seed: int = Field(0, description="Of the sampling; the same for the plain and the steered text.")
     dictionary: Path | None = Field(None, description="Dictionary or run folder that holds the steering latent.")
     latent: int | None = Field(None, ge=0, description="Number of the latent to steer with.")
-    scale: float = Field(8.0, description="Length of the added vector, in units of the decoder direction.")
+    scale: float = Field(
+        8.0, allow_inf_nan=False, description="Length of the added vector, in units of the decoder direction."
+    )
     run: Path | None = Field(None, description="Run folder to make; by default below runs/.")
 
     @model_validator(mode="after")
@@ -42,10 +44,11 @@ class Generate(Command):
         import hooke
 
         model = hooke.load(self.model)
+        edit = None if self.dictionary is None else self._edit()  # refused before any work, if it must be
         with session.run_folder(self.run) as folder:
             texts = {"plain": self._continue(session, model, ())}
-            if self.dictionary is not None:
-                texts["steered"] = self._continue(session, model, (self._edit(),))
+            if edit is not None:
+                texts["steered"] = self._continue(session, model, (edit,))
             with folder.artefact("continuations.json", "text") as path:
                 from hooke.base.files import write_json
 

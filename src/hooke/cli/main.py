@@ -64,6 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = " ".join(str(error).split())
         print(f"hooke: error: {text}", file=sys.stderr)
         return USAGE_ERROR
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)):
+            raise
+        print("hooke: error: not enough memory; lower --n-latents, --batch-size or --context", file=sys.stderr)
+        return USAGE_ERROR
 
 
 def _run(argv: list[str]) -> int:

@@ -62,7 +62,7 @@ class Session:
         """
         words = type(self.command).words
         path = path or default_run(words)
-        config = self.command.model_dump(mode="json", exclude={"as_json", "run"})
+        config = self.command.model_dump(mode="json", exclude={"as_json", "run", *self.command.not_config})
         folder = RunFolder.create(path, command=words, config=config, resume=resume)
         self.sink = TeeSink(self.terminal, RunSink(folder))
         self.made = path

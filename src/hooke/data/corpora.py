@@ -54,18 +54,18 @@ class Corpus:
         return Corpus(f"{self.name}[:{n_documents}]", lambda: itertools.islice(self.open(), n_documents))
 
     def repeated(self, times: int | None = None) -> Corpus:
-        """The corpus over and over: `times` passes, or without end. An empty corpus stays empty."""
+        """The corpus over and over: `times` passes, or without end. It ends after a pass without any text."""
 
         def documents() -> Iterator[Document]:
             for _ in itertools.count() if times is None else range(times):
-                stream = self.open()
-                first = next(stream, None)
-                if first is None:
+                has_text = False
+                for document in self.open():
+                    has_text = has_text or bool(document.text)
+                    yield document
+                if not has_text:
                     return
-                yield first
-                yield from stream
 
-        return Corpus(f"{self.name}*{'' if times is None else times}", documents)
+        return Corpus(self.name if times is None else f"{self.name}*{times}", documents)
 
 
 def stdlib(split: Split = "train", tests: bool = False) -> Corpus:

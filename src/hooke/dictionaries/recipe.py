@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from hooke.base.errors import ConfigError
@@ -75,7 +77,12 @@ def train_dictionary(
     if pool_rows < batch_size:
         raise ConfigError(f"pool_rows {pool_rows} is below batch_size {batch_size}; the pool must hold a batch")
     stream = harvest(
-        model, corpus.repeated(), [site] if target is None else [site, target], n_tokens=n_tokens, context=context
+        model,
+        corpus.repeated(),
+        [site] if target is None else [site, target],
+        n_tokens=n_tokens,
+        context=context,
+        sink=_Filling(sink, min(pool_rows, n_tokens)),
     )
     dictionary = Dictionary(
         stream.widths[site],
@@ -111,6 +118,27 @@ def train_dictionary(
         if not isinstance(run, RunFolder):
             folder.finish(_results(result))
     return dictionary
+
+
+@dataclasses.dataclass(frozen=True)
+class _Filling:
+    """Lets the harvest's progress through until the pool is full; from then on training reports its own."""
+
+    sink: Sink
+    rows: int
+
+    def progress(self, name: str, done: int, total: int | None, unit: str = "") -> None:
+        if done <= self.rows:
+            self.sink.progress("fill the pool", done, self.rows, unit)
+
+    def message(self, text: str) -> None:
+        self.sink.message(text)
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        self.sink.metrics(values, step)
+
+    def artefact(self, path: Path, kind: str) -> None:
+        self.sink.artefact(path, kind)
 
 
 def _train_in(

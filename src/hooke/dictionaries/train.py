@@ -157,7 +157,7 @@ def train(
         if run.steps % config.log_every == 0 or run.done:
             metrics = run.report()
             sink.metrics(metrics, run.steps)
-            sink.progress("train", min(run.tokens, config.n_tokens), config.n_tokens, "tokens")
+        sink.progress("train", min(run.tokens, config.n_tokens), config.n_tokens, "tokens")
         run.checkpoint()
         if run.done:
             break

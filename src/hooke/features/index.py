@@ -87,8 +87,8 @@ class LatentIndex:
         arrays = {name: _map(path / f"{name}.npy", manifest, dtype) for name, dtype in ARRAYS.items()}
         if model is not None and dict(model.identity) != manifest["model"]:
             raise ConfigError(
-                f"{path} was built with {manifest['model'].get('name')!r}, not with {model.name!r} as it is now; "
-                "open it with that model, or build it again"
+                f"{path} was built with weights or a tokenizer of {manifest['model'].get('name')!r} that "
+                f"{model.name!r} does not have; open it with that model, or build it again"
             )
         return cls(path, manifest, arrays, model)
 

@@ -75,6 +75,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _version(package: str) -> str | None:
+    if package == "torch":
+        return torch.__version__  # with the build, such as +cpu or +cu130, which the package's metadata may leave out
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -72,7 +72,7 @@ class RunFolder:
             raise ConfigError(f"{path} is a file; a run needs a folder of its own")
         if (path / RUN_JSON).exists():
             if not resume:
-                raise ConfigError(f"{path} already holds a run; resume it (resume=True) or choose another folder")
+                raise ConfigError(f"{path} already holds a run; choose another folder")
             return cls._resume(path, command, plain)
         path.mkdir(parents=True, exist_ok=True)
         if any(not child.name.startswith(files.TEMPORARY_PREFIX) for child in path.iterdir()):

@@ -26,7 +26,7 @@ _NOT_BUILT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>hook
 <body style="font: 16px/1.5 system-ui; max-width: 40em; margin: 4em auto; padding: 0 1em">
 <h1>The page is not built</h1>
 <p>The server runs, but this copy of hooke has no compiled page. In a clone of the repository, run:</p>
-<pre>cd web &amp;&amp; npm ci &amp;&amp; npm run build</pre>
+<pre>make install</pre>
 <p>and reload. A wheel of hooke contains the page already. <code>/api/overview</code> works without it.</p>
 </body></html>
 """
@@ -67,7 +67,7 @@ def saved_page(payload: schemas.SavedPage) -> str:
         ConfigError: the page is not built.
     """
     if not is_built():
-        raise ConfigError("the page is not built, so it cannot be saved; run `npm ci && npm run build` in web/")
+        raise ConfigError("the page is not built, so it cannot be saved; run `make install` in the repository")
     data = payload.model_dump_json().replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     policy = f'<meta http-equiv="Content-Security-Policy" content="{_SAVED_CSP}" />'
     text = _TOKEN.sub("", (STATIC / "index.html").read_text(encoding="utf-8"))
