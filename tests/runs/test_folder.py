@@ -63,7 +63,7 @@ def test_a_config_may_be_a_model_or_a_dict_and_is_frozen(tmp_path):
 
 def test_a_folder_in_use_is_refused(tmp_path):
     create(tmp_path / "run")
-    with pytest.raises(ConfigError, match="already holds a run; resume it"):
+    with pytest.raises(ConfigError, match="already holds a run; choose another"):
         create(tmp_path / "run")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("precious")
