@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from hooke.base import files
 from hooke.base.errors import DataError, FormatError
@@ -58,6 +59,29 @@ def test_everything_is_flushed_before_the_rename(tmp_path, monkeypatch):
     with files.atomic_path(tmp_path / "a") as temporary:
         temporary.write_text("x")
     assert order == [temporary.name, "replace", tmp_path.name]
+
+
+@pytest.fixture
+def umask():
+    """Sets the umask for one test."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_get_the_mode_of_the_umask_whoever_wrote_them(tmp_path, umask, mask, mode):
+    umask(mask)
+    files.write_tensors(tmp_path / "a.safetensors", {"x": torch.ones(2)})
+    with files.atomic_path(tmp_path / "folder") as temporary:
+        (temporary / "deep").mkdir(parents=True)
+        save_file({"x": torch.ones(2)}, temporary / "deep" / "b.safetensors")
+        (temporary / "narrow.txt").write_text("x")
+        (temporary / "narrow.txt").chmod(0o400)
+    found = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {"a.safetensors": mode, "b.safetensors": mode, "narrow.txt": mode}
+    assert names(tmp_path) == ["a.safetensors", "folder"]
 
 
 def test_a_full_disk_says_so_and_keeps_the_old_file(tmp_path, monkeypatch):

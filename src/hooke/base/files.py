@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Yields a temporary path in the same folder, with the same suffix. What the block leaves there is flushed to disk and
     renamed to `path`; if the block raises, it is removed. A file at `path` is replaced in one step; a folder there is
-    moved aside first, so that a crash in that instant leaves no folder rather than a mixture.
+    moved aside first, so that a crash in that instant leaves no folder rather than a mixture. Files get the mode that
+    the umask gives new files, whatever their writer chose: safetensors makes files that only their owner may read.
 
     Raises:
         DataError: the disk is full, or the block wrote nothing.
@@ -50,6 +52,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         if not temporary.exists():
             raise DataError(f"nothing was written for {target}; write to the path that atomic_path gives")
+        _open_to_the_umask(temporary)
         _flush(temporary)
         _move(temporary, target)
         fsync(target.parent)
@@ -209,6 +212,24 @@ def remove(path: Path) -> None:
 def _unreadable(path: Path, error: OSError) -> FormatError:
     reason = "it does not exist" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
     return FormatError(f"{path} cannot be read: {reason}")
+
+
+def _open_to_the_umask(path: Path) -> None:
+    """Give a file, or the files of a folder, the mode of any new file in that place."""
+    if os.name == "nt":
+        return
+    probe = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-mode")
+    descriptor = os.open(
+        probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666
+    )  # asking os.umask would set it for a moment
+    try:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+        probe.unlink()
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file() and not file.is_symlink() and stat.S_IMODE(file.stat().st_mode) != mode:
+            file.chmod(mode)
 
 
 def _flush(path: Path) -> None:
