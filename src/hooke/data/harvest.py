@@ -21,8 +21,8 @@ from hooke.base.progress import SILENT, Sink
 from hooke.data.corpora import Corpus
 from hooke.data.packing import START, Cursor, Packed, pack
 from hooke.model.model import Model
-from hooke.model.plan import MAP_SITES, resolve
-from hooke.model.sites import Site
+from hooke.model.plan import resolve
+from hooke.model.sites import MAP_SITES, Site
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -1,68 +1,101 @@
-"""Attention maps: scores and patterns exist only inside the attention function, so layers that need them take a path
-of their own.
+"""Inside attention: rotated queries and keys, scores and patterns exist only within the attention function, so layers
+that need them take a path of their own.
 
-transformers dispatches attention through a registry of functions. For the layers whose maps are asked for, and for
-these alone, the run points the layer at `attention_with_maps`, which computes scores, mask, softmax and mixing as
-separate steps and shows the maps to an observer. All other layers stay on the kernel that the model was loaded with.
+Most families dispatch attention through transformers' registry of functions. For the layers that are asked for, and
+for these alone, a run points the layer at an entry of ours, which hands the call to the run's handler. All other
+layers, other threads, and runs that did not ask stay on the kernel that the model was loaded with. Families with
+attention code of their own are watched from inside instead: the functions that make scores and patterns (matmul,
+softmax, scaled dot product attention) show them while the attention module runs.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from hooke.base.errors import ModelError
 
-# Called with ("scores" | "pattern", tensor [batch, head, query, key]); returns the tensor to go on with.
+# Called with an inner site's name and its tensor: q_rot and k_rot [batch, pos, head, d_head], scores and pattern
+# [batch, head, query, key]. Returns the tensor to go on with.
 Observer = Callable[[str, Tensor], Tensor]
+# A replacement for one attention call in the registry's convention, given the kernel that would have run.
+Handler = Callable[..., tuple[Tensor, Tensor | None]]
 
-_NAME = "hooke_maps"
-_OBSERVER = "_hooke_observer"
+_NAME = "hooke"
+_ROUTES: ContextVar[Mapping[int, tuple[Handler, bool]]] = ContextVar("hooke_attention_routes", default={})  # noqa: B039
+_KERNELS: dict[int, tuple[Any, int]] = {}  # id of a routed module -> (its own config, how many runs route it)
+_LOCK = threading.Lock()
 
 
-def attention_with_maps(
+def step_by_step(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
+    *,
+    observe: Observer,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_: object,
+    is_causal: bool | None = None,
+    softcap: float | None = None,
+    **rest: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Eager attention in the registry's calling convention: q [batch, head, query, d_head] to mixed values [batch,
-    query, head, d_head].
+    """Eager attention in the registry's calling convention: q `[batch, head, query, d_head]` to mixed values `[batch,
+    query, head, d_head]`, showing every step to the observer.
+
+    Raises:
+        ModelError: for attention with sinks or position biases, whose scores are not these.
     """
-    observe: Observer = getattr(module, _OBSERVER)
+    unknown = [name for name in ("s_aux", "position_bias") if rest.get(name) is not None]
+    if unknown:
+        raise ModelError(
+            f"{type(module).__name__} passes {', '.join(unknown)} to attention; its maps are not supported"
+        )
+    query = observe("q_rot", query.transpose(1, 2)).transpose(1, 2)
+    key = observe("k_rot", key.transpose(1, 2)).transpose(1, 2)
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = observe("scores", _masked(scores, attention_mask))
-    pattern = observe(
-        "pattern", scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query)
-    )
-    pattern_used = nn.functional.dropout(pattern, p=dropout, training=module.training)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    scores = observe("scores", _masked(scores, attention_mask, causal))
+    pattern = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+    pattern = observe("pattern", pattern)
+    pattern_used = functional.dropout(pattern, p=dropout, training=module.training)
     return (pattern_used @ value).transpose(1, 2).contiguous(), pattern
 
 
-def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
+def _masked(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     lowest = torch.finfo(scores.dtype).min
-    if mask is None:  # the kernels take a missing mask to mean causal
+    if mask is None:  # the kernels take a missing mask to mean causal, where the module is, and everything otherwise
         n_query, n_key = scores.shape[-2:]
-        causal = torch.ones(n_query, n_key, dtype=torch.bool, device=scores.device).tril(n_key - n_query)
-        return scores.masked_fill(~causal, lowest)
+        if not causal or n_query == 1:
+            return scores
+        seen = torch.ones(n_query, n_key, dtype=torch.bool, device=scores.device).tril(n_key - n_query)
+        return scores.masked_fill(~seen, lowest)
     mask = mask[..., : scores.shape[-1]]
     return scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
 
 
 @contextmanager
-def observed(module: nn.Module, observer: Observer) -> Iterator[None]:
-    """Send one attention module through `attention_with_maps` while the block lasts.
+def observed(
+    module: nn.Module, observer: Observer, *, dispatches: bool = True, maps: bool = True, listening: bool = False
+) -> Iterator[None]:
+    """Show what happens inside one attention module to an observer while the block lasts. Without `maps` only q_rot and
+    k_rot are shown, and attention stays on its kernel.
 
     Raises:
         ModelError: where the model runs on a kernel whose masks cannot be read (flash, flex).
@@ -72,18 +105,137 @@ def observed(module: nn.Module, observer: Observer) -> Iterator[None]:
         raise ModelError(
             f"attention maps need a model loaded with attention 'sdpa' or 'eager'; this one runs {kernel!r}"
         )
-    before, outer = module.config, getattr(module, _OBSERVER, None)
-    module.config = copy.copy(before)
-    module.config._attn_implementation = _NAME
-    setattr(module, _OBSERVER, observer)
+    if not dispatches:
+        with _watched(module, observer):
+            yield
+        return
+
+    def handle(
+        kernel: Handler, module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        if maps:
+            return step_by_step(module, query, key, *args, observe=observer, **kwargs)
+        query = observer("q_rot", query.transpose(1, 2)).transpose(1, 2)
+        key = observer("k_rot", key.transpose(1, 2)).transpose(1, 2)
+        return kernel(module, query, key, *args, **kwargs)
+
+    with routed(module, handle, listening=listening):
+        yield
+
+
+@contextmanager
+def routed(module: nn.Module, handler: Handler, *, listening: bool = False) -> Iterator[None]:
+    """Hand the attention calls of one module to `handler(kernel, module, query, key, value, mask, **options)` while the
+    block lasts, in this thread and context alone. A listening route stays in place for runs inside the block.
+    """
+    with _LOCK:
+        own, users = _KERNELS.get(id(module), (module.config, 0))
+        if not users:
+            module.config = copy.copy(own)
+            module.config._attn_implementation = _NAME
+        _KERNELS[id(module)] = (own, users + 1)
+    token = _ROUTES.set({**_ROUTES.get(), id(module): (handler, listening)})
     try:
         yield
     finally:
-        module.config = before
-        if outer is None:
-            delattr(module, _OBSERVER)
-        else:
-            setattr(module, _OBSERVER, outer)
+        _ROUTES.reset(token)
+        with _LOCK:
+            own, users = _KERNELS.pop(id(module))
+            if users > 1:
+                _KERNELS[id(module)] = (own, users - 1)
+            else:
+                module.config = own
 
 
-ALL_ATTENTION_FUNCTIONS.register(_NAME, attention_with_maps)
+@contextmanager
+def unrouted() -> Iterator[None]:
+    """No attention is handled by an outer run while the block lasts; listeners stay."""
+    token = _ROUTES.set({key: route for key, route in _ROUTES.get().items() if route[1]})
+    try:
+        yield
+    finally:
+        _ROUTES.reset(token)
+
+
+def _dispatch(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    """The registry's entry: the handler of this context, or the kernel that the module was loaded with."""
+    own, _ = _KERNELS.get(id(module), (module.config, 0))
+    # Every family that dispatches keeps its eager form beside its modules, under this name.
+    eager = sys.modules[type(module).__module__].eager_attention_forward
+    kernel = ALL_ATTENTION_FUNCTIONS.get_interface(own._attn_implementation, eager)
+    handler, _ = _ROUTES.get().get(id(module), (None, False))
+    return kernel(module, *args, **kwargs) if handler is None else handler(kernel, module, *args, **kwargs)
+
+
+ALL_ATTENTION_FUNCTIONS.register(_NAME, _dispatch)
+
+
+# -- families with attention code of their own ------------------------------------------------------------------------
+
+_SOFTMAX = (functional.softmax, torch.softmax, Tensor.softmax)
+_MATMUL = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
+
+
+class _Watch(TorchFunctionMode):
+    """Shows the maps that an attention module makes with plain torch functions."""
+
+    def __init__(self, module: nn.Module, observe: Observer) -> None:
+        super().__init__()
+        self.module, self.observe, self.seen_scores = module, observe, False
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention:
+            return self._attention(*args, **kwargs)
+        if func in _MATMUL and args[0].ndim == 4 and not self.seen_scores:
+            self.seen_scores = True  # the first product is that of queries and keys
+            query = self.observe("q_rot", args[0].transpose(1, 2)).transpose(1, 2)
+            key = self.observe("k_rot", args[1].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            return func(query, key, *args[2:], **kwargs)
+        if func in _SOFTMAX and args[0].ndim == 4:
+            return self.observe("pattern", func(self.observe("scores", args[0]), *args[1:], **kwargs))
+        return func(*args, **kwargs)
+
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        mixed, _ = step_by_step(
+            self.module,
+            *(query, key, value, attn_mask),
+            observe=self.observe,
+            scaling=scale,
+            dropout=dropout_p,
+            is_causal=is_causal,
+        )
+        return mixed.transpose(1, 2)
+
+
+@contextmanager
+def _watched(module: nn.Module, observer: Observer) -> Iterator[None]:
+    entered: list[_Watch] = []
+
+    def enter(*_: Any) -> None:
+        entered.append(_Watch(module, observer))
+        entered[-1].__enter__()
+
+    def leave(*_: Any) -> None:  # called after an exception too
+        if entered:
+            entered.pop().__exit__(None, None, None)
+
+    handles = [
+        module.register_forward_pre_hook(enter),
+        module.register_forward_hook(leave, always_call=True, prepend=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

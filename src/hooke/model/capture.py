@@ -1,23 +1,26 @@
 """Capture and edit: an ordinary context manager over PyTorch hooks.
 
 `applied(plan, ...)` puts the hooks of a checked `Plan` on and always takes them off. At one site edits come first, in
-the order given, and captures see the result.
+the order given, and captures see the result. Hooks act for their own run only: a run inside another run, or in another
+thread, does not see them. A plan without tokens listens: it sees whatever its own thread runs while the block lasts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hooke.model.attention import observed
+from hooke.base.errors import SiteError
+from hooke.model.attention import Observer, observed, unrouted
 from hooke.model.families.family import Layout, Tap
-from hooke.model.plan import MAP_SITES, PlacedEdit, Plan
-from hooke.model.sites import Site
+from hooke.model.plan import PlacedEdit, Plan
+from hooke.model.sites import INNER_SITES, MAP_SITES, Site
 from hooke.model.tokens import Tokens
 
 
@@ -30,36 +33,81 @@ class Progress:
     """What a run has captured, and which columns of the sequence the current forward pass covers."""
 
     acts: dict[Site, Tensor] = field(default_factory=dict)
+    batch: int | None = None
     start: int = 0
+    width: int | None = None
+
+
+_RUN: ContextVar[Progress | None] = ContextVar("hooke_run", default=None)
+_LISTENING: ContextVar[tuple[Progress, ...]] = ContextVar("hooke_listening", default=())
 
 
 @contextmanager
 def applied(hf: nn.Module, layout: Layout, plan: Plan, tokens: Tokens | None) -> Iterator[Progress]:
     """Hooks for the plan while the block lasts; they are gone after it, whatever happens inside."""
     progress = Progress()
+    if tokens is not None:
+        progress.batch, progress.width = tokens.shape
     by_module: dict[tuple[str, str], list[tuple[Site, Tap]]] = {}
-    maps: dict[int, list[Site]] = {}
+    inner: dict[int, list[Site]] = {}
     for site in plan.sites:
-        if site.name in MAP_SITES:
-            maps.setdefault(_layer(site), []).append(site)
+        if site.name in INNER_SITES:
+            inner.setdefault(_layer(site), []).append(site)
             continue
-        tap = layout.outside.get(site.name) or layout.inside[site.name]
-        path = tap.path if site.layer is None else ".".join(filter(None, (layout.blocks, str(site.layer), tap.path)))
-        by_module.setdefault((path, tap.side), []).append((site, tap))
+        tap = layout.tap(site.name, site.layer)
+        by_module.setdefault((layout.module(site.layer, tap.path), tap.side), []).append((site, tap))
     with ExitStack() as stack:
+        if tokens is None:
+            stack.callback(_LISTENING.reset, _LISTENING.set((*_LISTENING.get(), progress)))
+            handle = hf.register_forward_pre_hook(_note_shape(progress), with_kwargs=True)
+            stack.callback(handle.remove)
+        else:
+            stack.enter_context(unrouted())
+            stack.callback(_RUN.reset, _RUN.set(progress))
         for (path, side), taps in by_module.items():
             worker = _Worker(plan, tokens, progress, taps)
             module = hf.get_submodule(path)
             if side == "in":
                 handle = module.register_forward_pre_hook(worker.on_input, with_kwargs=True)
-            else:
+            elif side == "out":
                 handle = module.register_forward_hook(worker.on_output)
+            else:
+                handle = module.register_forward_hook(worker.on_call, with_kwargs=True)
             stack.callback(handle.remove)
-        for layer, sites in maps.items():
+        for layer, sites in inner.items():
             worker = _Worker(plan, tokens, progress, [])
-            attention = hf.get_submodule(f"{layout.blocks}.{layer}.{layout.attention}")
-            stack.enter_context(observed(attention, worker.on_map(layer, [site.name for site in sites])))
+            attention = hf.get_submodule(layout.module(layer, layout.attention))
+            names = [site.name for site in sites]
+            maps = any(name in MAP_SITES for name in names)
+            observer = worker.inside(layer, names)
+            options = {"dispatches": layout.dispatches, "maps": maps, "listening": tokens is None}
+            stack.enter_context(observed(attention, observer, **options))
         yield progress
+
+
+def check_captured(plan: Plan, progress: Progress) -> None:
+    """Raise where a site that was asked for was never computed.
+
+    Raises:
+        SiteError: names the sites.
+    """
+    missing = [str(site) for site in plan.captures if site not in progress.acts]
+    if missing:
+        raise SiteError(
+            f"never computed in this run: {', '.join(missing)}"
+            + (f"; the run stopped after {plan.until}" if plan.until else "; the model did not run that module")
+        )
+
+
+def _note_shape(progress: Progress) -> Any:
+    """For runs that are not ours: learn the shape of the batch from the model's arguments."""
+
+    def note(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        ids = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+        if ids is not None:
+            progress.batch, progress.width = ids.shape[:2]
+
+    return note
 
 
 def _layer(site: Site) -> int:
@@ -67,16 +115,26 @@ def _layer(site: Site) -> int:
     return site.layer
 
 
-@dataclass(frozen=True)
 class _Worker:
     """Does the reading and changing at one side of one module."""
 
-    plan: Plan
-    tokens: Tokens | None
-    progress: Progress
-    taps: Sequence[tuple[Site, Tap]]
+    def __init__(self, plan: Plan, tokens: Tokens | None, progress: Progress, taps: Sequence[tuple[Site, Tap]]) -> None:
+        self.plan, self.tokens, self.progress, self.taps = plan, tokens, progress, taps
+        self.edits: dict[Site, list[PlacedEdit]] = {}
+        self.captures: dict[Site, list[Site]] = {}
+        for placed in plan.edits:
+            self.edits.setdefault(placed.site.without_head, []).append(placed)
+        for asked in plan.captures:
+            self.captures.setdefault(asked.without_head, []).append(asked)
+
+    def _is_mine(self) -> bool:
+        return _RUN.get() is self.progress or any(listener is self.progress for listener in _LISTENING.get())
+
+    # -- hooks ---------------------------------------------------------------------------------------------------------
 
     def on_input(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
+        if not self._is_mine():
+            return None
         name = None if args else "hidden_states"
         tensor = args[0] if name is None else kwargs[name]
         changed = self._all_taps(tensor)
@@ -85,68 +143,135 @@ class _Worker:
         return ((changed, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: changed})
 
     def on_output(self, module: nn.Module, args: tuple, output: Any) -> Any:
-        joined = isinstance(output, tuple)
-        tensor = output[0] if joined else output
-        changed = self._all_taps(tensor)
-        if changed is tensor:
+        if not self._is_mine():
             return None
-        return (changed, *output[1:]) if joined else changed
+        tensor = _tensor_of(output)
+        changed = self._all_taps(tensor)
+        return None if changed is tensor else _with_tensor(output, changed)
 
-    def on_map(self, layer: int, names: Sequence[str]) -> Callable[[str, Tensor], Tensor]:
+    def on_call(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        """For sites derived from a module's input and output together."""
+        if not self._is_mine():
+            return None
+        x = args[0] if args else kwargs["hidden_states"]
+        for site, tap in self.taps:
+            before = self._shaped(tap, tap.view.read(module, x, output))
+            after = self._site(site, before)
+            if after is not before:
+                value = after.flatten(0, 1) if tap.flat else after
+                output = tap.view.write(module, x, output, value)
+        return output
+
+    def inside(self, layer: int, names: Sequence[str]) -> Observer:
         def observe(name: str, tensor: Tensor) -> Tensor:
-            return self._site(Site(name, layer), tensor) if name in names else tensor
+            active = name in names and self._is_mine()
+            return self._site(Site(name, layer), tensor) if active else tensor
 
         return observe
+
+    # -- one module ----------------------------------------------------------------------------------------------------
 
     def _all_taps(self, tensor: Tensor) -> Tensor:
         stop = False
         for site, tap in self.taps:
-            before = tap.view.read(tensor)
+            before = self._shaped(tap, tap.view.read(tensor))
             # An in-place write must not touch what the edit itself still needs for its gradient.
-            after = self._site(site, before.clone() if tap.in_place and self._has_edit(site) else before, raising=False)
-            if after is not before and self._has_edit(site):
-                written = tap.view.write(tensor, after)
+            after = self._site(site, before.clone() if tap.in_place and site in self.edits else before, raising=False)
+            if after is not before and site in self.edits:
+                written = tap.view.write(tensor, after.flatten(0, 1) if tap.flat else after)
                 tensor = tensor.copy_(written) if tap.in_place else written
             stop = stop or self.plan.until == site
         if stop:
             raise StopRun
         return tensor
 
-    def _has_edit(self, site: Site) -> bool:
-        return any(placed.site.without_head == site for placed in self.plan.edits)
+    def _shaped(self, tap: Tap, value: Tensor) -> Tensor:
+        return value.unflatten(0, (self.progress.batch, -1)) if tap.flat else value
 
     def _site(self, site: Site, value: Tensor, raising: bool = True) -> Tensor:
-        for placed in self.plan.edits:
-            if placed.site.without_head == site:
+        edits = self.edits.get(site, ())
+        if edits and edits[0].row is not None:
+            value = self._by_row(edits, value)
+        else:
+            for placed in edits:
                 value = self._edited(placed, value)
-        for asked in self.plan.captures:
-            if asked.without_head == site:
-                self.progress.acts[asked] = value if asked.head is None else value.select(_head_dim(site), asked.head)
+        for asked in self.captures.get(site, ()):
+            self.progress.acts[asked] = self._captured(asked, value)
         if raising and self.plan.until == site:
             raise StopRun
         return value
 
+    def _by_row(self, edits: Sequence[PlacedEdit], value: Tensor) -> Tensor:
+        """Apply edits that belong to one row each; no row sees another's."""
+        rows = list(value.split(1))
+        for placed in edits:
+            assert placed.row is not None  # edits are for all rows, or one list for each
+            rows[placed.row] = self._edited(placed, rows[placed.row])
+        return torch.cat(rows)
+
+    def _captured(self, asked: Site, value: Tensor) -> Tensor:
+        if asked.head is not None:
+            value = value.select(_head_dim(asked), asked.head)
+        if self.plan.at is not None:
+            columns = self.plan.at.to(value.device)
+            rows = torch.arange(len(columns), device=columns.device)[:, None]
+            by_head = asked.name in MAP_SITES and asked.head is None
+            value = value.transpose(1, 2)[rows, columns].transpose(1, 2) if by_head else value[rows, columns]
+        return value.to("cpu") if self.plan.offload else value
+
     def _edited(self, placed: PlacedEdit, value: Tensor) -> Tensor:
         if placed.site.head is None:
-            return self._where(placed, value, query_dim=2 if placed.site.name in MAP_SITES else 1)
+            return self._where(placed, value, 2 if placed.site.name in MAP_SITES else 1)
         dim = _head_dim(placed.site)
         heads = list(value.unbind(dim))
-        heads[placed.site.head] = self._where(placed, heads[placed.site.head], query_dim=1)
+        heads[placed.site.head] = self._where(placed, heads[placed.site.head], 1)
         return torch.stack(heads, dim=dim)
 
     def _where(self, placed: PlacedEdit, value: Tensor, query_dim: int) -> Tensor:
-        start, width = self.progress.start, value.shape[query_dim]
-        n_prompt = self.tokens.shape[1] if self.tokens is not None else start + width
-        if start >= n_prompt:  # a forward pass over generated tokens only
-            return placed.edit.change(value) if placed.generated else value
-        if placed.where is None:
-            return placed.edit.change(value)
-        mask = placed.where[:, start : start + width].to(value.device)
+        """The edit at the positions it names. `value` covers the last columns of the pass, or all columns up to there
+        (keys from the cache).
+        """
+        edit, width = placed.edit, value.shape[query_dim]
+        n_prompt = self.tokens.shape[1] if self.tokens is not None else width
+        end = width if self.tokens is None else self.progress.start + (self.progress.width or width)
+        first = end - width
+        if first >= n_prompt:  # generated tokens only
+            return edit.change(value) if placed.generated else value
+        whole = first == 0 and end == n_prompt
+        if edit.per_position and not whole:
+            columns = torch.arange(first, end, device=value.device).clamp(max=n_prompt - 1)
+            edit = edit.at(torch.arange(len(value), device=value.device)[:, None], columns[None])
+        if placed.where is None and (placed.generated or end <= n_prompt):
+            return edit.change(value)
+        mask = self._mask(placed, first, end).to(value.device)
         if not bool(mask.any()):
             return value
         shape = [mask.shape[0], *([1] * (value.ndim - 1))]
         shape[query_dim] = width
-        return torch.where(mask.reshape(shape), placed.edit.change(value), value)
+        return torch.where(mask.reshape(shape), edit.change(value), value)
+
+    def _mask(self, placed: PlacedEdit, first: int, end: int) -> Tensor:
+        assert self.tokens is not None
+        prompt = placed.where if placed.where is not None else torch.ones_like(self.tokens.mask[:1])
+        n_new = max(0, end - prompt.shape[1])
+        new = torch.full((len(prompt), n_new), placed.generated, dtype=torch.bool, device=prompt.device)
+        return torch.cat([prompt[:, first:end], new], dim=1)
+
+
+def _tensor_of(output: Any) -> Tensor:
+    """The main tensor of what a module returned: itself, a tuple's first, or the logits of a model's output."""
+    if isinstance(output, Tensor):
+        return output
+    return output[0] if isinstance(output, tuple) else output.logits
+
+
+def _with_tensor(output: Any, changed: Tensor) -> Any:
+    if isinstance(output, Tensor):
+        return changed
+    if isinstance(output, tuple):
+        return (changed, *output[1:])
+    output.logits = changed
+    return output
 
 
 def _head_dim(site: Site) -> int:

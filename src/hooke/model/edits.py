@@ -6,21 +6,24 @@ is the edited value.
 
 Positions: None (everywhere, generated tokens included), an int or a sequence of ints (in terms of each row's own
 tokens, negative from the end), "last" (the last prompt token), "prompt", "generated", "kept" (the one mask: no
-padding, no special tokens; generated tokens count as kept), or a Bool tensor [batch, pos].
+padding, no special tokens; generated tokens count as kept), "image" (placeholders of image features), a name that the
+tokens carry (`Tokens.names`), or a Bool tensor [batch, pos].
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from hooke.base.errors import ConfigError, DataError, ShapeError
 from hooke.model.sites import Site
+from hooke.model.tokens import Tokens
 
 # A plain str, so that an unknown word is refused by name and not by a type checker.
 Positions = int | Sequence[int] | Tensor | str | None
@@ -40,6 +43,31 @@ class Edit:
     """
 
     site: Site | str
+    # Whether the new value at a position depends on the old value at that position alone.
+    is_local: ClassVar[bool] = True
+
+    def fit(self, tokens: Tokens, site: Site, feature: tuple[int, ...] | None) -> Edit:
+        """The edit checked and made concrete for a batch and one resolved site; `feature` is the site's trailing shape
+        (None for attention maps).
+
+        Raises:
+            ShapeError, DataError, ConfigError: before the model runs, for an edit that does not fit.
+        """
+        self.check(feature, site)
+        return self
+
+    @property
+    def per_position(self) -> bool:
+        """Whether the edit, once fitted, carries a value of its own for each row and column of the prompt."""
+        return False
+
+    def at(self, rows: Tensor, columns: Tensor) -> Edit:
+        """The edit for these places of the batch only: values that it carries per position are gathered there.
+
+        Args:
+            rows: ints that broadcast with `columns`; together they index `[batch, pos]`.
+        """
+        return self
 
     def change(self, x: Tensor) -> Tensor:
         """The edited value of the site's tensor `x`, same shape."""
@@ -87,14 +115,60 @@ class Set(Edit):
             prompt, or, with explicit int positions, `[n_positions, ...]` or `[batch, n_positions, ...]`.
     """
 
-    value: Tensor = field(kw_only=False)
+    value: Tensor
     positions: Positions = None
+    _fitted: bool = field(default=False, repr=False)  # the value is [batch, pos, ...]
 
     def tensors(self) -> dict[str, Tensor]:
         return {"value": self.value}
 
+    def fit(self, tokens: Tokens, site: Site, feature: tuple[int, ...] | None) -> Set:
+        self.check(feature, site)
+        return self._fit_map(tokens) if feature is None else self._spread(tokens, feature)
+
+    @property
+    def per_position(self) -> bool:
+        return self._fitted
+
+    def at(self, rows: Tensor, columns: Tensor) -> Set:
+        if not self._fitted:
+            return self
+        return dataclasses.replace(self, value=self.value[rows.to(self.value.device), columns.to(self.value.device)])
+
     def change(self, x: Tensor) -> Tensor:
         return self.value.to(x).expand(x.shape)
+
+    def _fit_map(self, tokens: Tokens) -> Set:
+        batch, width = tokens.shape
+        lead, square = tuple(self.value.shape[:-2]), tuple(self.value.shape[-2:])
+        if square != (width, width) or (lead and lead[0] not in (1, batch)):
+            raise ShapeError(
+                f"{self.label}: value has shape {tuple(self.value.shape)}; a map of this prompt is [batch, (head,) "
+                f"query, key] = [{batch}, .., {width}, {width}]"
+            )
+        return self
+
+    def _spread(self, tokens: Tokens, feature: tuple[int, ...]) -> Set:
+        """The value over the whole prompt, `[batch, pos, ...]`, where it was given per position."""
+        lead = tuple(self.value.shape[: self.value.ndim - len(feature)])
+        if not lead:
+            return self
+        batch, width = tokens.shape
+        if lead == (batch, width):
+            return dataclasses.replace(self, _fitted=True)
+        positions = [self.positions] if isinstance(self.positions, int) else self.positions
+        if isinstance(positions, Sequence) and not isinstance(positions, str):
+            columns = tokens.columns(positions)
+            if lead in ((columns.shape[1],), (batch, columns.shape[1])):
+                value = self.value.expand(batch, columns.shape[1], *feature)
+                spread = torch.zeros(batch, width, *feature, dtype=value.dtype, device=value.device)
+                rows = torch.arange(batch, device=value.device)[:, None]
+                spread = spread.index_put((rows, columns.to(value.device)), value)
+                return dataclasses.replace(self, value=spread, _fitted=True)
+        raise ShapeError(
+            f"{self.label}: value has shape {tuple(self.value.shape)}; before the site's {feature} only [batch, pos] = "
+            f"{(batch, width)} fits, or one entry per explicit position"
+        )
 
     def _check_shape(self, name: str, tensor: Tensor, feature: tuple[int, ...]) -> None:
         extra = tensor.ndim - len(feature)

@@ -14,8 +14,7 @@ from transformers import DynamicCache
 from hooke.base.errors import ConfigError
 from hooke.base.seeds import torch_generator
 from hooke.model.capture import applied
-from hooke.model.edits import Edit
-from hooke.model.plan import repadded
+from hooke.model.plan import Edits, repadded
 from hooke.model.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def generate(
     model: Model,
     prompts: Inputs,
     *,
-    edits: Sequence[Edit] = (),
+    edits: Edits = (),
     max_new_tokens: int = 40,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -90,7 +89,7 @@ def generate(
         for step in range(max_new_tokens):
             options = {"attention_mask": mask.long(), "position_ids": positions} if tokens.is_padded else {}
             out = model.hf(input_ids=current, past_key_values=cache, use_cache=True, logits_to_keep=1, **options)
-            progress.start += current.shape[1]
+            progress.start, progress.width = progress.start + current.shape[1], 1
             chosen = _choose(out.logits[:, -1], temperature, top_p, draws)
             chosen = torch.where(alive, chosen, torch.full_like(chosen, pad))
             lives.append(alive)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hooke.base.errors import DataError, ModelError
 from hooke.model import generate as generation
-from hooke.model.capture import StopRun, applied
-from hooke.model.edits import Edit
+from hooke.model.capture import StopRun, applied, check_captured
+from hooke.model.edits import Positions
 from hooke.model.families import layout_of
-from hooke.model.plan import MAP_SITES, Plan, available, make_plan, resolve
+from hooke.model.memory import capture_bytes, refuse_if_too_large
+from hooke.model.plan import Edits, Plan, available, columns_of, make_plan, resolve
 from hooke.model.run import Run
-from hooke.model.sites import Site
+from hooke.model.sites import MAP_SITES, Site
 from hooke.model.text import TokenText
 from hooke.model.tokens import Tokens
 
@@ -35,6 +37,18 @@ class SiteInfo:
     site: Site
     words: str
     shape: tuple[int | None, ...]
+
+
+_WORDS = {
+    **dict.fromkeys(("q", "k", "v", "q_rot", "k_rot", "z"), "head d_head"),
+    **dict.fromkeys(("mlp_pre", "mlp_gate", "mlp_pre_linear", "mlp_post"), "d_mlp"),
+    **dict.fromkeys(("attn_norm_scale", "attn_post_norm_scale", "mlp_norm_scale", "mlp_post_norm_scale"), "1"),
+    "final_norm_scale": "1",
+    "result": "head d_model",
+    "router_logits": "expert",
+    "expert_out": "choice d_model",
+    "logits": "vocab",
+}
 
 
 class Model:
@@ -132,9 +146,7 @@ class Model:
         if site.name in MAP_SITES:
             return SiteInfo(site, "batch head pos pos", (None, self.n_heads, None, None))
         feature = self.layout.feature_shape(site.name, self.d_vocab)
-        last = {self.d_mlp: "d_mlp", self.d_vocab: "vocab"}.get(feature[-1], "d_model")
-        words = "head d_head" if len(feature) == 2 else "d_model" if feature[-1] == self.d_model else last
-        return SiteInfo(site, f"batch pos {words}", (None, None, *feature))
+        return SiteInfo(site, f"batch pos {_WORDS.get(site.name, 'd_model')}", (None, None, *feature))
 
     # -- text ----------------------------------------------------------------------------------------------------------
 
@@ -199,19 +211,29 @@ class Model:
         tokens: Tokens,
         *,
         capture: Sequence[Site | str] | Site | str = (),
-        edits: Sequence[Edit] = (),
+        edits: Edits = (),
         until: Site | str | None = None,
     ) -> Plan:
         """Check captures and edits against the model and the tokens; raises before anything runs."""
         return make_plan(self.layout, self.d_vocab, tokens, capture=capture, edits=edits, until=until)
+
+    def capture_bytes(self, inputs: Inputs, capture: Sequence[Site | str] | Site | str, *, at: Positions = None) -> int:
+        """Memory that a capture would hold, in bytes, without running anything."""
+        tokens = self.as_tokens(inputs)
+        kept = None if at is None else columns_of(tokens, at, "capture").shape[1]
+        sites = self.plan(tokens, capture=capture).captures
+        return capture_bytes(self.layout, self.d_vocab, sites, tokens.shape, self.dtype, kept)
 
     def run(
         self,
         inputs: Inputs,
         *,
         capture: Sequence[Site | str] | Site | str = (),
-        edits: Sequence[Edit] = (),
+        edits: Edits = (),
         until: Site | str | None = None,
+        at: Positions = None,
+        offload: bool = False,
+        memory: int | None = None,
         gradients: bool = False,
     ) -> Run:
         """Run the model once.
@@ -219,8 +241,11 @@ class Model:
         Args:
             inputs: text or texts (BOS added), `Tokens`, or ids `[batch, pos]`.
             capture: sites or patterns to read.
-            edits: changes, applied in order.
+            edits: changes, applied in order; or one list of changes for each row.
             until: stop after this site is computed; later layers cost nothing and `logits` is None.
+            at: keep these positions only of what is captured, `[batch, position, ...]`: an int, ints, "last" or a name.
+            offload: move what is captured to main memory at once.
+            memory: most bytes that the capture may hold; None stands for what is free.
             gradients: record the graph, so that captured tensors and logits can be differentiated.
 
         Raises:
@@ -228,13 +253,21 @@ class Model:
         """
         tokens = self.as_tokens(inputs)
         plan = self.plan(tokens, capture=capture, edits=edits, until=until)
+        columns = None if at is None else columns_of(tokens, at, "capture")
+        plan = dataclasses.replace(plan, at=columns, offload=offload)
+        if plan.captures:
+            kept = None if columns is None else columns.shape[1]
+            needed = capture_bytes(self.layout, self.d_vocab, plan.captures, tokens.shape, self.dtype, kept)
+            refuse_if_too_large(needed, memory, torch.device("cpu") if offload else self.device)
         logits = None
         grad = torch.set_grad_enabled(gradients)
         with grad, applied(self.hf, self.layout, plan, tokens) as progress, suppress(StopRun):
             logits = self.hf(**self.arguments(tokens), use_cache=False).logits
-        maps = sorted({str(s.layer) for s in plan.sites if s.name in MAP_SITES})
+        check_captured(plan, progress)
+        maps = sorted({s.layer for s in plan.sites if s.name in MAP_SITES})
         kernel = self.hf.config._attn_implementation
-        notes = (f"layers {', '.join(maps)} ran attention step by step for their maps, not {kernel}",) if maps else ()
+        layers = ", ".join(map(str, maps))
+        notes = (f"layers {layers} ran attention step by step for their maps, not {kernel}",) if maps else ()
         return Run(tokens, logits, progress.acts, notes)
 
     def arguments(self, tokens: Tokens) -> dict[str, Tensor]:
@@ -249,7 +282,7 @@ class Model:
 
     @contextmanager
     def capture(self, *sites: Site | str) -> Iterator[dict[Site, Tensor]]:
-        """Read sites of whatever the Hugging Face model runs while the block lasts.
+        """Read sites of whatever this thread runs with the model while the block lasts; the last run counts.
 
         Example:
             with model.capture("resid_post.*") as acts:

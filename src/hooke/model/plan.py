@@ -7,16 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hooke.base.errors import ConfigError, ShapeError, SiteError
-from hooke.model.edits import Edit, Positions, Set
+from hooke.model.edits import Edit, Positions
 from hooke.model.families.family import Layout
-from hooke.model.sites import AFTER_BLOCKS, BEFORE_BLOCKS, BLOCK_SITES, HEAD_SITES, Index, Site, parse_pattern
+from hooke.model.sites import (
+    AFTER_BLOCKS,
+    BEFORE_BLOCKS,
+    BLOCK_SITES,
+    HEAD_SITES,
+    MAP_SITES,
+    Index,
+    Site,
+    parse_pattern,
+)
 from hooke.model.tokens import Tokens
 
-MAP_SITES = ("scores", "pattern")  # [batch, head, query, key]; they exist only inside the attention function
+# One list for all rows, or one list per row.
+Edits = Sequence[Edit] | Sequence[Sequence[Edit]]
 
 
 @dataclass(frozen=True)
@@ -24,23 +34,32 @@ class PlacedEdit:
     """An edit with its positions worked out.
 
     Args:
-        where: prompt positions to change, or None for all of them.
+        where: prompt positions to change, or None for all of them; for a single row, `[1, pos]`.
         generated: whether tokens that are generated after the prompt change too.
+        row: the one row of the batch that it changes, or None for all rows.
     """
 
     site: Site
     edit: Edit
     where: Bool[Tensor, "batch pos"] | None
     generated: bool
+    row: int | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one run reads, changes, and after which site it stops."""
+    """What one run reads, changes, and after which site it stops.
+
+    Args:
+        at: columns to keep of what is captured, or None for all.
+        offload: move what is captured to main memory at once.
+    """
 
     captures: tuple[Site, ...] = ()
     edits: tuple[PlacedEdit, ...] = ()
     until: Site | None = None
+    at: Int[Tensor, "batch position"] | None = None
+    offload: bool = False
 
     @property
     def sites(self) -> list[Site]:
@@ -62,47 +81,49 @@ def repadded(plan: Plan, before: Tokens, after: Tokens) -> Plan:
     rows = torch.arange(len(before), device=column.device)[:, None]
 
     def moved(placed: PlacedEdit) -> PlacedEdit:
-        where = None if placed.where is None else placed.where[rows, column] & after.mask
-        edit = placed.edit
-        if isinstance(edit, Set) and edit.value.shape[:2] == before.ids.shape and edit.value.ndim > 2:
-            if placed.site.name in MAP_SITES:
-                raise ConfigError(f"{edit.label}: pad the prompts on the left to generate with a whole map")
-            edit = dataclasses.replace(edit, value=edit.value[rows.to(edit.value.device), column.to(edit.value.device)])
-        return dataclasses.replace(placed, edit=edit, where=where)
+        edit, where = placed.edit, placed.where
+        if placed.site.name in MAP_SITES and edit.tensors():
+            raise ConfigError(f"{edit.label}: pad the prompts on the left to generate with a whole map")
+        own = slice(None) if placed.row is None else slice(placed.row, placed.row + 1)
+        local = rows if placed.row is None else rows[:1]
+        where = None if where is None else where[local, column[own]] & after.mask[own]
+        return dataclasses.replace(placed, edit=edit.at(local, column[own]), where=where)
 
     return dataclasses.replace(plan, edits=tuple(moved(placed) for placed in plan.edits))
 
 
 def available(layout: Layout) -> list[Site]:
     """Every site of the model, heads joined, in order of execution."""
-    maps = set(MAP_SITES)
-    inside = [name for name in BLOCK_SITES if name in layout.inside or name in maps]
     return [
-        *(Site(name) for name in BEFORE_BLOCKS if name in layout.outside),
-        *(Site(name, layer) for layer in range(layout.n_layers) for name in inside),
-        *(Site(name) for name in AFTER_BLOCKS if name in layout.outside),
+        *(Site(name) for name in BEFORE_BLOCKS if layout.has(name, None)),
+        *(Site(name, layer) for layer in range(layout.n_layers) for name in BLOCK_SITES if layout.has(name, layer)),
+        *(Site(name) for name in AFTER_BLOCKS if layout.has(name, None)),
     ]
 
 
 def resolve(layout: Layout, asked: Site | str) -> list[Site]:
-    """The sites that a name or pattern stands for, checked against the model.
+    """The sites that a name or pattern stands for, checked against the model. A pattern over layers takes the layers
+    that have the site.
 
     Raises:
         SiteError: for a site that the architecture does not have, or a layer or head out of range.
     """
     name, layer, head = (asked.name, asked.layer, asked.head) if isinstance(asked, Site) else parse_pattern(asked)
-    if name not in (layout.outside if layer is None else {*layout.inside, *MAP_SITES}):
-        reason = layout.absent.get(name, "the architecture has no such place")
-        raise SiteError(f"site {str(asked)!r} does not exist in this {layout.family} model: {reason}")
     if layer is None:
-        return [Site(name)]
-    layers = _indices(str(asked), "layer", layer, layout.n_layers)
+        layers: list[int | None] = [None]
+    else:
+        layers = list(_indices(str(asked), "layer", layer, layout.n_layers))
+    found = [n for n in layers if layout.has(name, n)]
+    if not found or (len(found) < len(layers) and layer != "*"):
+        where = f"layer {layer} of " if any(layout.has(name, n) for n in range(layout.n_layers)) else ""
+        reason = layout.why_absent(name)
+        raise SiteError(f"site {str(asked)!r} does not exist in {where}this {layout.family} model: {reason}")
     if head is None:
-        return [Site(name, n) for n in layers]
+        return [Site(name, n) for n in found]
     if name not in HEAD_SITES:
         raise SiteError(f"site {str(asked)!r}: {name!r} has no heads")
     heads = _indices(str(asked), "head", head, layout.heads(name))
-    return [Site(name, n, h) for n in layers for h in heads]
+    return [Site(name, n, h) for n in found for h in heads]
 
 
 def _indices(asked: str, word: str, index: Index, count: int) -> list[int]:
@@ -120,7 +141,7 @@ def make_plan(
     tokens: Tokens,
     *,
     capture: Sequence[Site | str] | Site | str = (),
-    edits: Sequence[Edit] = (),
+    edits: Edits = (),
     until: Site | str | None = None,
 ) -> Plan:
     """Resolve and check; nothing has run yet when this raises.
@@ -132,7 +153,7 @@ def make_plan(
     captures = [
         site for asked in ([capture] if isinstance(capture, str | Site) else capture) for site in resolve(layout, asked)
     ]
-    placed = [item for edit in edits for item in _place(layout, vocab, tokens, edit)]
+    placed = place_edits(layout, vocab, tokens, edits)
     stop = None
     if until is not None:
         (stop, *others) = resolve(layout, until)
@@ -145,19 +166,35 @@ def make_plan(
     return Plan(tuple(dict.fromkeys(captures)), tuple(placed), stop)
 
 
+def place_edits(layout: Layout, vocab: int, tokens: Tokens, edits: Edits) -> list[PlacedEdit]:
+    """Work out sites and positions of edits: one list for all rows, or one list per row."""
+    if all(isinstance(edit, Edit) for edit in edits):
+        return [placed for edit in edits for placed in _place(layout, vocab, tokens, edit)]
+    if any(isinstance(edit, Edit) for edit in edits) or len(edits) != len(tokens):
+        raise ConfigError(
+            f"edits are one list for all rows, or one list for each of the {len(tokens)} rows; "
+            f"got {len(edits)} entries, {sum(isinstance(edit, Edit) for edit in edits)} of them edits"
+        )
+    return [
+        dataclasses.replace(placed, row=row)
+        for row, own in enumerate(edits)
+        for edit in own
+        for placed in _place(layout, vocab, tokens.rows([row]), edit)
+    ]
+
+
 def _place(layout: Layout, vocab: int, tokens: Tokens, edit: Edit) -> list[PlacedEdit]:
     placed = []
+    where, generated = _where(tokens, getattr(edit, "positions", None), edit.label)
     for site in resolve(layout, edit.site):
         feature = None if site.name in MAP_SITES else layout.feature_shape(site.name, vocab)
         if feature is not None and site.head is not None:
             feature = feature[1:]
-        edit.check(feature, site)
-        positions: Positions = getattr(edit, "positions", None)
-        where, generated = _where(tokens, positions, edit.label)
-        filled = _whole_prompt(edit, tokens, feature, positions) if isinstance(edit, Set) else edit
-        if filled is not edit:
-            generated = False  # the values belong to prompt positions
-        placed.append(PlacedEdit(site, filled, where, generated))
+        fitted = edit.fit(tokens, site, feature)
+        if fitted.per_position and where is None:
+            where = tokens.mask
+        # Values that belong to prompt positions have nothing to say about generated ones.
+        placed.append(PlacedEdit(site, fitted, where, generated and not fitted.per_position))
     return placed
 
 
@@ -171,43 +208,28 @@ def _where(tokens: Tokens, positions: Positions, label: str) -> tuple[Tensor | N
                 f"{label}: positions is a {positions.dtype} tensor of shape {tuple(positions.shape)}; "
                 f"expected Bool {tuple(tokens.shape)}, or ints"
             )
-        return positions, False
-    if isinstance(positions, str):
-        if positions == "kept":
-            return tokens.keep, True
-        if positions == "generated":
-            return torch.zeros_like(tokens.mask), True
-        if positions == "prompt":
-            return tokens.mask, False
-        if positions != "last":
-            raise ConfigError(
-                f"{label}: positions {positions!r} is not known; use 'last', 'prompt', 'generated' or 'kept'"
-            )
-        positions = -1
-    columns = tokens.columns([positions] if isinstance(positions, int) else positions)
+        return positions.to(tokens.ids.device), False
+    words = {"kept": (tokens.keep, True), "prompt": (tokens.mask, False)}
+    words["generated"] = (torch.zeros_like(tokens.mask), True)
+    if isinstance(positions, str) and positions in words:
+        return words[positions]
+    columns = columns_of(tokens, positions, label)
     return torch.zeros_like(tokens.mask).scatter(1, columns, True), False
 
 
-def _whole_prompt(edit: Set, tokens: Tokens, feature: tuple[int, ...] | None, positions: Positions) -> Set:
-    """The edit with its value spread over the whole prompt, where it was given per position."""
-    if feature is None or edit.value.ndim == len(feature):
-        return edit
-    batch, width = tokens.shape
-    lead = tuple(edit.value.shape[: edit.value.ndim - len(feature)])
-    if lead == (batch, width):
-        return (
-            edit
-            if isinstance(positions, Tensor) or positions is not None
-            else dataclasses.replace(edit, positions="prompt")
-        )
-    if isinstance(positions, int) or (isinstance(positions, Sequence) and not isinstance(positions, str)):
-        columns = tokens.columns([positions] if isinstance(positions, int) else positions)
-        if lead in ((columns.shape[1],), (batch, columns.shape[1])):
-            value = edit.value.expand(batch, columns.shape[1], *feature)
-            spread = torch.zeros(batch, width, *feature, dtype=value.dtype, device=value.device)
-            rows = torch.arange(batch, device=value.device)[:, None]
-            return dataclasses.replace(edit, value=spread.index_put((rows, columns.to(value.device)), value))
-    raise ShapeError(
-        f"{edit.label}: value has shape {tuple(edit.value.shape)}; before the site's {feature} only [batch, pos] = "
-        f"{(batch, width)} fits, or one entry per explicit position"
-    )
+def columns_of(tokens: Tokens, positions: Positions, label: str) -> Int[Tensor, "batch position"]:
+    """Columns of explicit positions: an int, ints, "last", or a name that the tokens carry.
+
+    Raises:
+        ConfigError: for a word that is neither.
+        DataError: for a position beyond a row.
+    """
+    if isinstance(positions, str) and positions != "last":
+        if positions not in tokens.names:
+            known = ["last", "prompt", "generated", "kept", *tokens.names]
+            raise ConfigError(f"{label}: positions {positions!r} is not known; use {', '.join(map(repr, known))}")
+        return tokens.named(positions)
+    if positions == "last":
+        positions = -1
+    assert isinstance(positions, int | Sequence)
+    return tokens.columns([positions] if isinstance(positions, int) else positions)

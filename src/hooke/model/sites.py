@@ -16,25 +16,37 @@ from hooke.base.errors import SiteError, nearest
 # Order of execution inside a block; `until` and the planning of runs rely on it.
 BLOCK_SITES = (
     "resid_pre",
+    "attn_norm_scale",
     "attn_in",
     "q",
     "k",
     "v",
+    "q_rot",
+    "k_rot",
     "scores",
     "pattern",
     "z",
+    "result",
+    "attn_post_norm_scale",
     "attn_out",
     "resid_mid",
+    "mlp_norm_scale",
     "mlp_in",
+    "router_logits",
     "mlp_pre",
+    "mlp_gate",
     "mlp_pre_linear",
     "mlp_post",
+    "expert_out",
+    "mlp_post_norm_scale",
     "mlp_out",
     "resid_post",
 )
 BEFORE_BLOCKS = ("embed", "pos_embed")
-AFTER_BLOCKS = ("final_norm", "logits")
-HEAD_SITES = frozenset({"q", "k", "v", "scores", "pattern", "z"})
+AFTER_BLOCKS = ("final_norm_scale", "final_norm", "logits")
+HEAD_SITES = frozenset({"q", "k", "v", "q_rot", "k_rot", "scores", "pattern", "z", "result"})
+MAP_SITES = ("scores", "pattern")  # [batch, head, query, key]
+INNER_SITES = ("q_rot", "k_rot", *MAP_SITES)  # they exist only inside the attention function
 
 _TRANSFORMER_LENS = {
     "hook_embed": "embed",
@@ -48,8 +60,19 @@ _TRANSFORMER_LENS = {
     "attn.hook_k": "k",
     "attn.hook_v": "v",
     "attn.hook_z": "z",
+    "attn.hook_rot_q": "q_rot",
+    "attn.hook_rot_k": "k_rot",
+    "attn.hook_result": "result",
     "attn.hook_attn_scores": "scores",
     "attn.hook_pattern": "pattern",
+    "ln1.hook_scale": "attn_norm_scale",
+    "ln1.hook_normalized": "attn_in",
+    "ln2.hook_scale": "mlp_norm_scale",
+    "ln2.hook_normalized": "mlp_in",
+    "ln_final.hook_scale": "final_norm_scale",
+    "ln_final.hook_normalized": "final_norm",
+    "ln1_post.hook_scale": "attn_post_norm_scale",
+    "ln2_post.hook_scale": "mlp_post_norm_scale",
     "mlp.hook_pre": "mlp_pre",
     "mlp.hook_pre_linear": "mlp_pre_linear",
     "mlp.hook_post": "mlp_post",
@@ -138,7 +161,7 @@ def parse_pattern(text: str) -> tuple[str, Index, Index]:
 
 def _from_alias(text: str) -> str:
     """The canonical spelling of a TransformerLens hook name; other text is returned unchanged."""
-    if text in _TRANSFORMER_LENS and "." not in text:
+    if text in _TRANSFORMER_LENS and _TRANSFORMER_LENS[text] not in BLOCK_SITES:
         return _TRANSFORMER_LENS[text]
     match = _LENS_BLOCK.fullmatch(text)
     if not match:

@@ -7,15 +7,16 @@ their row (BOS included where it was added), whatever side the padding is on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from hooke.base.errors import DataError
+from hooke.base.errors import DataError, nearest
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +27,13 @@ class Tokens:
         ids: token ids; padding holds any valid id.
         mask: true at tokens, false at padding. Padding is contiguous, on one side of each row.
         keep: true at tokens of the text, false at padding and special tokens.
+        names: positions that have a name, one per row, in terms of each row's own tokens (negative from its end).
     """
 
     ids: Int[Tensor, "batch pos"]
     mask: Bool[Tensor, "batch pos"]
     keep: Bool[Tensor, "batch pos"]
+    names: Mapping[str, Int[Tensor, " batch"]] = field(default_factory=dict)
 
     @classmethod
     def from_ids(
@@ -93,21 +96,43 @@ class Tokens:
         Raises:
             DataError: for a position beyond a row, naming the row and its length.
         """
-        asked = torch.tensor(list(positions), dtype=torch.long, device=self.ids.device).expand(len(self.ids), -1)
+        return self._columns(torch.tensor(list(positions), device=self.ids.device).long().expand(len(self.ids), -1))
+
+    def named(self, name: str) -> Int[Tensor, "batch 1"]:
+        """Column of a named position in each row.
+
+        Raises:
+            DataError: for a name that these tokens do not carry, or a position beyond a row.
+        """
+        if name not in self.names:
+            known = ", ".join(self.names) or "none"
+            raise DataError(
+                f"position {name!r} is not a name of these tokens{nearest(name, self.names)}; named: {known}"
+            )
+        return self._columns(self.names[name].to(self.ids.device)[:, None])
+
+    def rows(self, index: Sequence[int] | slice) -> Tokens:
+        """Some of the rows, same width."""
+        index = index if isinstance(index, slice) else list(index)
+        names = {name: places[index] for name, places in self.names.items()}
+        return dataclasses.replace(self, ids=self.ids[index], mask=self.mask[index], keep=self.keep[index], names=names)
+
+    def _columns(self, asked: Int[Tensor, "batch position"]) -> Int[Tensor, "batch position"]:
         lengths = self.lengths[:, None]
         inside = (asked >= -lengths) & (asked < lengths)
         if not bool(inside.all()):
             row, place = (int(i) for i in (~inside).nonzero()[0])
             length = int(lengths[row])
             raise DataError(
-                f"position {positions[place]} is beyond row {row}, which has {length} tokens; "
+                f"position {int(asked[row, place])} is beyond row {row}, which has {length} tokens; "
                 f"expected {-length} to {length - 1}"
             )
         return torch.where(asked < 0, asked + lengths, asked) + self.starts[:, None]
 
     def to(self, device: torch.device | str) -> Tokens:
         """The same tokens on another device."""
-        return Tokens(self.ids.to(device), self.mask.to(device), self.keep.to(device))
+        moved = {name: getattr(self, name).to(device) for name in ("ids", "mask", "keep")}
+        return dataclasses.replace(self, **moved)
 
     def __len__(self) -> int:
         return self.ids.shape[0]

@@ -7,17 +7,43 @@ from collections.abc import Callable
 from transformers import PretrainedConfig
 
 from hooke.base.errors import ModelError
+from hooke.model.families.bloom import bloom
+from hooke.model.families.derived import complete
+from hooke.model.families.falcon import falcon
 from hooke.model.families.family import Layout
+from hooke.model.families.gemma import gemma
 from hooke.model.families.gpt2 import gpt2
+from hooke.model.families.gpt_neo import gpt_neo
 from hooke.model.families.gpt_neox import gpt_neox
+from hooke.model.families.gptj import gptj
 from hooke.model.families.llama import llama
+from hooke.model.families.olmo2 import olmo2
+from hooke.model.families.opt import opt
+from hooke.model.families.phi import phi
+from hooke.model.families.phi3 import phi3
+from hooke.model.families.stablelm import stablelm
+from hooke.model.families.toy import toy
 
 FAMILIES: dict[str, Callable[[PretrainedConfig], Layout]] = {
+    "bloom": bloom,
+    "falcon": falcon,
+    "gemma": gemma,
+    "gemma2": gemma,
+    "gemma3_text": gemma,
     "gpt2": gpt2,
+    "gpt_neo": gpt_neo,
     "gpt_neox": gpt_neox,
+    "gptj": gptj,
+    "hooke_toy": toy,
     "llama": llama,
     "mistral": llama,
+    "olmo2": olmo2,
+    "opt": opt,
+    "phi": phi,
+    "phi3": phi3,
     "qwen2": llama,
+    "qwen3": llama,
+    "stablelm": stablelm,
 }
 
 
@@ -31,4 +57,4 @@ def layout_of(config: PretrainedConfig) -> Layout:
         raise ModelError(
             f"model type {config.model_type!r} has no map of sites yet; known: {', '.join(sorted(FAMILIES))}"
         )
-    return FAMILIES[config.model_type](config)
+    return complete(FAMILIES[config.model_type](config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from transformers import PretrainedConfig
 
+from hooke.model.families.absence import no_experts, no_gate, no_post_norms
 from hooke.model.families.family import Heads, Layout, SplitHeads, Tap
 
 
@@ -42,5 +43,7 @@ def gpt2(config: PretrainedConfig) -> Layout:
             "mlp_out": Tap("mlp", "out"),
             "resid_post": Tap("", "out"),
         },
-        absent={"mlp_pre_linear": "its MLP has no gate"},
+        norms={"attn_norm_scale": "ln_1", "mlp_norm_scale": "ln_2"},
+        positions="learned",
+        absent=no_gate() | no_experts() | no_post_norms(),
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from transformers import PretrainedConfig
 
+from hooke.model.families.absence import PARALLEL, no_experts, no_gate, no_post_norms, rotary
 from hooke.model.families.family import Heads, InterleavedHeads, Layout, Tap
 
 
@@ -26,9 +27,9 @@ def gpt_neox(config: PretrainedConfig) -> Layout:
         "mlp_out": Tap("mlp", "out"),
         "resid_post": Tap("", "out"),
     }
-    absent = {"pos_embed": "its positions are rotary", "mlp_pre_linear": "its MLP has no gate"}
+    absent = rotary() | no_gate() | no_experts() | no_post_norms()
     if config.use_parallel_residual:
-        absent["resid_mid"] = "attention and MLP of a block run in parallel, both on resid_pre"
+        absent["resid_mid"] = PARALLEL
     else:
         inside["resid_mid"] = Tap("post_attention_layernorm", "in", in_place=True)
     return Layout(
@@ -47,5 +48,7 @@ def gpt_neox(config: PretrainedConfig) -> Layout:
             "logits": Tap("lm_head", "out"),
         },
         inside=inside,
+        norms={"attn_norm_scale": "input_layernorm", "mlp_norm_scale": "post_attention_layernorm"},
+        positions="rotary",
         absent=absent,
     )

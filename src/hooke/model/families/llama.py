@@ -1,16 +1,19 @@
-"""Llama and its siblings (Mistral, Qwen 2): rotary positions, separate q, k, v with grouped key-value heads, gated
-MLP, RMSNorm.
+"""Llama and its siblings: rotary positions, separate q, k, v with grouped key-value heads, gated MLP, RMSNorm.
+
+Mistral differs by its sliding window, Qwen 2 by biases on q, k, v, Qwen 3 by norms on q and k, which lie between `q`
+and `q_rot`: the module tree is the same. DeepSeek's distilled checkpoints are Llama or Qwen 2.
 """
 
 from __future__ import annotations
 
 from transformers import PretrainedConfig
 
+from hooke.model.families.absence import no_experts, no_post_norms, rotary
 from hooke.model.families.family import Heads, Layout, Tap
 
 
 def llama(config: PretrainedConfig) -> Layout:
-    """Sites of `LlamaForCausalLM`, `MistralForCausalLM` and `Qwen2ForCausalLM`, which share one module tree."""
+    """Sites of `LlamaForCausalLM`, `MistralForCausalLM`, `Qwen2ForCausalLM` and `Qwen3ForCausalLM`."""
     d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return Layout(
         family=config.model_type,
@@ -38,10 +41,14 @@ def llama(config: PretrainedConfig) -> Layout:
             "resid_mid": Tap("post_attention_layernorm", "in", in_place=True),
             "mlp_in": Tap("post_attention_layernorm", "out"),
             "mlp_pre": Tap("mlp.gate_proj", "out"),
+            "mlp_gate": Tap("mlp.act_fn", "out"),
             "mlp_pre_linear": Tap("mlp.up_proj", "out"),
             "mlp_post": Tap("mlp.down_proj", "in"),
             "mlp_out": Tap("mlp", "out"),
             "resid_post": Tap("", "out"),
         },
-        absent={"pos_embed": "its positions are rotary"},
+        norms={"attn_norm_scale": "input_layernorm", "mlp_norm_scale": "post_attention_layernorm"},
+        norm="rms",
+        positions="rotary",
+        absent=rotary() | no_experts() | no_post_norms(),
     )
