@@ -190,8 +190,8 @@ class _Worker:
 
     def _site(self, site: Site, value: Tensor, raising: bool = True) -> Tensor:
         edits = self.edits.get(site, ())
-        if edits and edits[0].row is not None:
-            value = self._by_row(edits, value)
+        if edits and edits[0].rows is not None:
+            value = self._by_rows(edits, value)
         else:
             for placed in edits:
                 value = self._edited(placed, value)
@@ -201,13 +201,17 @@ class _Worker:
             raise StopRun
         return value
 
-    def _by_row(self, edits: Sequence[PlacedEdit], value: Tensor) -> Tensor:
-        """Apply edits that belong to one row each; no row sees another's."""
-        rows = list(value.split(1))
-        for placed in edits:
-            assert placed.row is not None  # edits are for all rows, or one list for each
-            rows[placed.row] = self._edited(placed, rows[placed.row])
-        return torch.cat(rows)
+    def _by_rows(self, edits: Sequence[PlacedEdit], value: Tensor) -> Tensor:
+        """Apply edits that belong to some rows each; no row sees another's."""
+        pieces, done = [], 0
+        for rows in sorted({placed.rows for placed in edits if placed.rows is not None}, key=lambda rows: rows.start):
+            piece = value[rows.start : rows.stop]
+            for placed in edits:
+                if placed.rows == rows:
+                    piece = self._edited(placed, piece)
+            pieces += [value[done : rows.start], piece]
+            done = rows.stop
+        return torch.cat([*pieces, value[done:]])
 
     def _captured(self, asked: Site, value: Tensor) -> Tensor:
         if asked.head is not None:

@@ -34,16 +34,16 @@ class PlacedEdit:
     """An edit with its positions worked out.
 
     Args:
-        where: prompt positions to change, or None for all of them; for a single row, `[1, pos]`.
+        where: prompt positions to change, or None for all of them; `[len(rows), pos]` where it has rows of its own.
         generated: whether tokens that are generated after the prompt change too.
-        row: the one row of the batch that it changes, or None for all rows.
+        rows: the rows of the batch that it changes, next to each other, or None for all.
     """
 
     site: Site
     edit: Edit
     where: Bool[Tensor, "batch pos"] | None
     generated: bool
-    row: int | None = None
+    rows: range | None = None
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def repadded(plan: Plan, before: Tokens, after: Tokens) -> Plan:
         edit, where = placed.edit, placed.where
         if placed.site.name in MAP_SITES and edit.tensors():
             raise ConfigError(f"{edit.label}: pad the prompts on the left to generate with a whole map")
-        own = slice(None) if placed.row is None else slice(placed.row, placed.row + 1)
-        local = rows if placed.row is None else rows[:1]
+        own = slice(None) if placed.rows is None else slice(placed.rows.start, placed.rows.stop)
+        local = rows if placed.rows is None else rows[: len(placed.rows)]
         where = None if where is None else where[local, column[own]] & after.mask[own]
         return dataclasses.replace(placed, edit=edit.at(local, column[own]), where=where)
 
@@ -176,7 +176,7 @@ def place_edits(layout: Layout, vocab: int, tokens: Tokens, edits: Edits) -> lis
             f"got {len(edits)} entries, {sum(isinstance(edit, Edit) for edit in edits)} of them edits"
         )
     return [
-        dataclasses.replace(placed, row=row)
+        dataclasses.replace(placed, rows=range(row, row + 1))
         for row, own in enumerate(edits)
         for edit in own
         for placed in _place(layout, vocab, tokens.rows([row]), edit)
