@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from hooke.base.errors import DataError
 from hooke.cli.generate import Generate
 from hooke.cli.main import COMMANDS, command_class, main, parse
+from hooke.cli.usage import flags_of
 from hooke.runs.folder import RunFolder
 
 
@@ -56,11 +58,64 @@ def test_wrong_use_is_one_line_on_stderr_and_exit_code_2(
     assert [part for part in parts if part not in shown.err] == []
 
 
-def test_unknown_flags_are_refused_with_a_hint(capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["generate", "x", "--max-new-token", "5"])
-    assert ended.value.code == 2
-    assert "--max-new-tokens" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (
+            "generate x --max-new-token 5",
+            "--max-new-token is not an option of hooke generate; did you mean '--max-new-tokens'?",
+        ),
+        ("generate x --max_new_token=5", "--max-new-token is not an option of hooke generate; did you mean"),
+        ("train -k 3", "-k is not an option of hooke train; did you mean '--k'?"),
+        ("generate x --seed --bogus", "--seed: expected a whole number, got '--bogus'"),  # a value, however it looks
+        ("demo --serve", "--serve is what happens anyway: leave it out; its opposite is --no-serve"),
+        ("generate", "hooke generate needs PROMPT (Text to continue.)"),
+        ("generate --seed 3", "hooke generate needs PROMPT"),
+        ("eval a b", "'b' is more than hooke eval takes; quote a text that has spaces"),
+        ("generate x --seed q", "--seed: expected a whole number, got 'q'"),
+        ("train --n-tokens 1e6", "--n-tokens: expected a whole number, got '1e6'"),
+        ("train --k many", "--k: expected a number, got 'many'"),
+        (
+            "train --activation batchtop",
+            "--activation: expected batchtopk or topk, got 'batchtop'; did you mean 'batch",
+        ),
+        ("train --run", "--run needs a value"),
+        ("train --run --seed 3", "--run needs a value"),
+        ("generate x --latent none", "--latent: expected a whole number, got 'none'"),
+        ("train --k=50 --n-latents=16", "--k: 50 active latents a token, of only 16; lower --k or raise --n-latents"),
+        ("demo --k=100 --n-latents=64", "--k: 100 active latents a token, of only 64"),
+        ("train --batch-size=100000", "--batch-size: input should be less than or equal to 65536, got 100000"),
+    ],
+)
+def test_arguments_that_no_flag_takes_are_one_plain_line(argv: str, said: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(argv.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"hooke: error: {said}")
+    assert shown.err.count("\n") == 1
+    assert not set(shown.err) & set("│╭╰─")
+
+
+def test_negative_numbers_and_both_spellings_of_a_flag_are_taken() -> None:
+    command = parse("generate", ["x", "--scale", "-3", "--max_new_tokens", "5"])
+    assert (command.scale, command.max_new_tokens) == (-3.0, 5)
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_the_flags_that_errors_suggest_are_those_of_the_help(words: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        parse(words, ["--help"])
+    shown = set(re.findall(r"^\W+(?:-h, )?(--[a-z][a-z-]*)", capsys.readouterr().out, re.MULTILINE))
+    assert shown == {flag for flag in flags_of(command_class(words)) if flag.startswith("--")}
+
+
+@pytest.mark.parametrize(("words", "flag"), [("demo", "--no-serve"), ("train-builtin", "--no-compile")])
+def test_a_switch_that_turns_off_claims_no_default(words: str, flag: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        parse(words, ["--help"])
+    shown = capsys.readouterr().out
+    assert flag in shown
+    assert "True" not in shown and "False" not in shown
 
 
 def test_debug_shows_where(monkeypatch: pytest.MonkeyPatch) -> None:

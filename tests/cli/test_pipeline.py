@@ -89,8 +89,11 @@ def test_train_makes_a_run_that_is_taken_up_again(tmp_path: Path) -> None:
     first, said = run(*words)
     assert first["tokens"] >= 6000
     assert f"next  hooke eval {tmp_path / 'run'}" in said
-    again, _ = run(*words)
-    assert again["fvu"] == first["fvu"]
+    assert "made  " in said
+    again, said = run(*words)
+    assert again["fvu"] == first["fvu"] and again["run"] == first["run"]
+    assert f"{tmp_path / 'run'} was finished already: nothing was trained; to train again, give another --run" in said
+    assert f"next  hooke eval {tmp_path / 'run'}" in said and "made  " not in said
 
 
 def test_generate_plain_and_steered(demo: tuple[Path, dict, str], tmp_path: Path) -> None:
@@ -118,7 +121,7 @@ def test_refusals_are_said_before_the_work(
     demo: tuple[Path, dict, str], capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "only 16" in refusal(capsys, "train", "--k=32", "--n-latents=16")
+    assert "of only 16" in refusal(capsys, "train", "--k=32", "--n-latents=16")
     assert "resid_pots" in refusal(capsys, "train", "--reads=resid_pots.2")
     assert "neither a file nor a folder" in refusal(capsys, "train", "--corpus=nowhere.txt")
     assert "whole number" in refusal(capsys, "train", "--activation=topk", "--k=2.5")

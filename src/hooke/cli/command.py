@@ -19,6 +19,9 @@ class OptionError(HookeError):
     """An option with a value that it cannot take."""
 
 
+Switch = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]  # no "(default: True)" beside --no-...: it says nothing
+
+
 class Command(BaseModel, ABC):
     """Options of one command. Every field is a flag, so internal settings do not belong here.
 
@@ -29,7 +32,7 @@ class Command(BaseModel, ABC):
     not_config: ClassVar[tuple[str, ...]] = ()  # options that do not decide the results
     words: ClassVar[str]  # how the command is called, "models show"
 
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(
+    as_json: Annotated[bool, tyro.conf.arg(name="json", help_behavior_hint="")] = Field(
         False, description="End stdout with one JSON object that holds the numbers; text for people goes to stderr."
     )
 
@@ -44,6 +47,16 @@ class Command(BaseModel, ABC):
             return handler(data)
         except ValidationError as error:
             raise OptionError("; ".join(_complaint(item) for item in error.errors())) from error
+
+
+def check_k(k: float | int, n_latents: int) -> None:
+    """Refuse more active latents than a dictionary has.
+
+    Raises:
+        OptionError: naming both flags.
+    """
+    if k > n_latents:
+        raise OptionError(f"--k: {k:g} active latents a token, of only {n_latents}; lower --k or raise --n-latents")
 
 
 def _complaint(item: Any) -> str:

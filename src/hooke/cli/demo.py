@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from hooke.cli.command import Command
+from hooke.cli.command import Command, Switch, check_k
 from hooke.cli.evaluate import show_scores, write_scores
 from hooke.cli.features import show_latents
 from hooke.cli.serve import PORT, Where, check, page
@@ -38,9 +38,14 @@ class Demo(Command):
     run: Path | None = Field(
         None, description="Run folder to make or, after a stop, to go on with; by default below runs/."
     )
-    serve: bool = Field(True, description="Stop before serving the page.")
-    open: bool = Field(False, description="Open the page in the default browser.")
+    serve: Switch = Field(True, description="Stop before serving the page.")
+    open: Switch = Field(False, description="Open the page in the default browser.")
     port: int = Field(PORT, ge=0, le=65535, description="Port of the page; 0 takes any free one.")
+
+    @model_validator(mode="after")
+    def _enough_latents(self) -> Demo:
+        check_k(self.k, self.n_latents)
+        return self
 
     def execute(self, session: Session) -> None:
         """Train, score, index, show, serve."""

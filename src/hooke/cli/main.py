@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect
 import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from hooke.base.errors import HookeError, nearest
 from hooke.cli.command import Command
 from hooke.cli.session import Session
+from hooke.cli.usage import read_options
 
 USAGE_ERROR = 2
 
@@ -100,12 +99,10 @@ def parse(words: str, arguments: Sequence[str]) -> Command:
     """The options of the command `words` ("models show") from the rest of the command line.
 
     Raises:
-        OptionError: for a value out of range.
-        SystemExit: for `--help`, unknown flags and text that is not of a flag's type.
+        OptionError: for options that the command does not have, and values that they cannot take.
+        SystemExit: for `--help`.
     """
-    kind = command_class(words)
-    markers = (tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName)
-    return tyro.cli(kind, prog=f"hooke {words}", description=inspect.getdoc(kind), args=list(arguments), config=markers)
+    return read_options(command_class(words), arguments)
 
 
 def command_class(words: str) -> type[Command]:

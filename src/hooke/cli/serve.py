@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import tyro
 from pydantic import Field
 
-from hooke.cli.command import Command
+from hooke.cli.command import Command, Switch
 from hooke.cli.session import Session
 from hooke.cli.sources import find_dictionary, find_index, model_of
 
@@ -32,8 +32,8 @@ class Serve(Command):
     model: str | None = Field(None, description="By default the model that the dictionary was trained on.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(PORT, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
-    open: bool = Field(False, description="Open the page in the default browser.")
-    allow_remote: bool = Field(
+    open: Switch = Field(False, description="Open the page in the default browser.")
+    allow_remote: Switch = Field(
         False, description="Listen on addresses that others can reach. There is no login: they can run the model."
     )
 

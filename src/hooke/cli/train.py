@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from hooke.cli.command import Command, OptionError
+from hooke.cli.command import Command, OptionError, check_k
 from hooke.cli.session import Session, default_run
 from hooke.cli.sources import CORPUS_HELP, open_corpus
 
@@ -33,10 +33,17 @@ class Train(Command):
     corpus: str = Field("stdlib", description=CORPUS_HELP)
     n_tokens: int = Field(2_000_000, ge=1, description="Tokens to train on; a shorter text is gone through again.")
     context: int = Field(128, ge=2, description="Tokens a row of text, the opening token included.")
-    batch_size: int = Field(2048, ge=1, description="Tokens a training step.")
+    batch_size: int = Field(2048, ge=1, le=65_536, description="Tokens a training step; the pool holds 65,536.")
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Of Adam, at its height.")
     seed: int = Field(0, description="Of the first directions and of the order of the data.")
     run: Path | None = Field(None, description="Run folder to make or to go on with; by default below runs/.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Train:
+        check_k(self.k, self.n_latents)
+        if self.activation == "topk" and self.k != int(self.k):
+            raise OptionError(f"--k: topk keeps a whole number of latents, got {self.k}")
+        return self
 
     def execute(self, session: Session) -> None:
         """Train, save, and report the last numbers of the training."""
@@ -46,10 +53,9 @@ class Train(Command):
         from hooke.dictionaries.train import TrainConfig
         from hooke.runs.folder import RunFolder
 
-        if self.activation == "topk" and self.k != int(self.k):
-            raise OptionError(f"--k: topk keeps a whole number of latents, got {self.k}")
         model = hooke.load(self.model)
         run = self.run or default_run(self.words)
+        finished = (run / "run.json").is_file() and RunFolder.open(run).info.status == "finished"
         session.sink.progress("train", 0, self.n_tokens, "tokens")
         train_dictionary(
             model,
@@ -66,7 +72,11 @@ class Train(Command):
             run=run,
             sink=session.sink,
         )
-        session.made = run
+        if finished:
+            session.say(f"{run} was finished already: nothing was trained; to train again, give another --run")
+            session.results["run"] = str(run)
+        else:
+            session.made = run
         session.results |= (RunFolder.open(run).info.results or {}) | session.cost()
         session.next = f"hooke eval {run}"
 

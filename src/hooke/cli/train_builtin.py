@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from hooke.cli.command import Command
+from hooke.cli.command import Command, Switch
 from hooke.cli.session import Session
 
 
@@ -27,7 +27,7 @@ class TrainBuiltin(Command):
     rows: int | None = Field(None, ge=1, description="Rows a batch; by default those of the recipe.")
     seed: int = Field(0, description="Of weights and batches.")
     device: str = Field("cpu", description="Where to train, for example cuda.")
-    compile: bool = Field(True, description="Run without torch.compile: slower steps, no compiler needed.")
+    compile: Switch = Field(True, description="Run without torch.compile: slower steps, no compiler needed.")
 
     def execute(self, session: Session) -> None:
         """Train, or go on."""
