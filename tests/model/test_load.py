@@ -56,7 +56,7 @@ def test_folders_that_are_no_model(tmp_path):
     with pytest.raises(ModelError, match=r"without config\.json"):
         load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
-    with pytest.raises(ModelError, match="'t5' model, which has no map of sites yet; known: gpt2"):
+    with pytest.raises(ModelError, match="a 't5' model with an encoder and a decoder"):
         load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1}))
     with pytest.raises(ModelError, match="cannot open model"):

@@ -19,7 +19,7 @@ from hooke.base.errors import DataError, ModelError
 from hooke.model import generate as generation
 from hooke.model.capture import StopRun, applied, check_captured
 from hooke.model.edits import Positions
-from hooke.model.families import layout_of
+from hooke.model.families import layout_for
 from hooke.model.memory import capture_bytes, refuse_if_too_large
 from hooke.model.plan import Edits, Plan, available, columns_of, make_plan, resolve
 from hooke.model.run import Run
@@ -27,7 +27,8 @@ from hooke.model.sites import MAP_SITES, Site
 from hooke.model.text import TokenText
 from hooke.model.tokens import Tokens
 
-Inputs = str | Sequence[str] | Tokens | Tensor
+# An encoding is what a tokenizer or processor of transformers returns, as tensors.
+Inputs = str | Sequence[str] | Tokens | Tensor | Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,10 @@ class Model:
         self.hf = hf.eval()
         self.tokenizer = tokenizer
         self.name = name
-        self.layout = layout_of(hf.config)
-        self.d_vocab: int = hf.get_output_embeddings().weight.shape[0]
+        self.layout = layout_for(hf)
+        self.notes: tuple[str, ...] = ()  # what is not as it was asked for, in words
+        head = hf.get_output_embeddings() if self.layout.has("logits", None) else None
+        self.d_vocab: int = (head or hf.get_input_embeddings()).weight.shape[0]
 
     # -- facts ---------------------------------------------------------------------------------------------------------
 
@@ -74,7 +77,7 @@ class Model:
     n_kv_heads = property(lambda self: self.layout.n_kv_heads, doc="Key-value heads per layer.")
     d_head = property(lambda self: self.layout.d_head, doc="Width of a head.")
     d_mlp = property(lambda self: self.layout.d_mlp, doc="Neurons per layer.")
-    device = property(lambda self: self.hf.device, doc="Where the weights are.")
+    device = property(lambda self: self.hf.get_input_embeddings().weight.device, doc="Where tokens go in.")
     dtype = property(lambda self: self.hf.dtype, doc="Precision of the weights.")
 
     @functools.cached_property
@@ -87,7 +90,8 @@ class Model:
         digest = hashlib.sha256()
         for name, weight in sorted(self.hf.state_dict().items()):
             digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            for plain in _plain(weight.detach()):
+                digest.update(plain.cpu().contiguous().flatten().view(torch.uint8).numpy())
         words = "\n".join(f"{k}\t{v}" for k, v in sorted(self.tokenizer.get_vocab().items()))
         return {
             "name": self.name,
@@ -103,18 +107,34 @@ class Model:
 
     @property
     def unembed(self) -> Float[Tensor, "d_model vocab"]:
-        """W_U, raw: the matrix after the final norm, nothing folded."""
+        """W_U, raw: the matrix after the final norm, nothing folded.
+
+        Raises:
+            ModelError: for a model without a head over the vocabulary.
+        """
+        if not self.layout.has("logits", None):
+            raise ModelError(f"{self.name} has no unembedding: {self.layout.why_absent('logits')}")
         return self.hf.get_output_embeddings().weight.detach().T
 
     @property
     def final_norm_gain(self) -> Float[Tensor, " d_model"]:
-        """Gain of the final norm."""
-        return self.hf.get_submodule(self.layout.outside["final_norm"].path).weight.detach()
+        """Gain of the final norm.
+
+        Raises:
+            ModelError: for a model without one.
+        """
+        return self._final_norm.weight.detach()
 
     @property
     def final_norm_centres(self) -> bool:
         """Whether the final norm subtracts the mean (LayerNorm) or not (RMSNorm)."""
-        return isinstance(self.hf.get_submodule(self.layout.outside["final_norm"].path), torch.nn.LayerNorm)
+        return isinstance(self._final_norm, torch.nn.LayerNorm)
+
+    @property
+    def _final_norm(self) -> torch.nn.Module:
+        if not self.layout.has("final_norm", None):
+            raise ModelError(f"{self.name} has no final norm: {self.layout.why_absent('final_norm')}")
+        return self.hf.get_submodule(self.layout.outside["final_norm"].path)
 
     # -- sites ---------------------------------------------------------------------------------------------------------
 
@@ -161,15 +181,16 @@ class Model:
         """Tokenise one text or several, padded on one side.
 
         Args:
-            bos: put the tokenizer's BOS first, where it has one.
+            bos: put the tokenizer's BOS first, where it has one; in an encoder, the special tokens around a text.
             max_length: keep at most this many tokens of each text.
 
         Raises:
             DataError: for an empty batch, or a text without tokens where no BOS is added.
         """
         texts = [text] if isinstance(text, str) else list(text)
-        first = [self.tokenizer.bos_token_id] if bos and self.tokenizer.bos_token_id is not None else []
-        rows = [first + self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
+        around = bos and not self.layout.causal and self.tokenizer.cls_token_id is not None
+        first = [self.tokenizer.bos_token_id] if bos and not around and self.tokenizer.bos_token_id is not None else []
+        rows = [first + self.tokenizer(t, add_special_tokens=around)["input_ids"] for t in texts]
         return self.batch([row[:max_length] for row in rows], padding_side=padding_side)
 
     def batch(self, rows: Sequence[Sequence[int]], *, padding_side: Literal["left", "right"] = "right") -> Tokens:
@@ -193,16 +214,32 @@ class Model:
             return self._checked(inputs)
         if isinstance(inputs, Tensor):
             return self._checked(Tokens.from_ids(inputs, special_ids=self.special_ids))
+        if isinstance(inputs, Mapping):
+            return self._checked(Tokens.from_encoding(inputs, special_ids=self.special_ids))
         return self.tokens(inputs)
 
     def _checked(self, tokens: Tokens) -> Tokens:
         low, high = int(tokens.ids.min()), int(tokens.ids.max())
         if low < 0 or high >= self.d_vocab:
             raise DataError(f"token id {low if low < 0 else high} is outside the vocabulary, 0 to {self.d_vocab - 1}")
-        limit = getattr(self.hf.config, "max_position_embeddings", None)
-        if limit is not None and int(tokens.lengths.max()) > limit:
-            raise DataError(f"a row has {int(tokens.lengths.max())} tokens; {self.name} takes at most {limit}")
+        if self.context is not None and int(tokens.lengths.max()) > self.context:
+            raise DataError(f"a row has {int(tokens.lengths.max())} tokens; {self.name} takes at most {self.context}")
+        if self.layout.image_token is not None and tokens.image is None:
+            image = (tokens.ids == self.layout.image_token) & tokens.mask
+            tokens = dataclasses.replace(tokens, image=image, keep=tokens.keep & ~image)
         return tokens.to(self.device)
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens in a row; None where the architecture sets no limit."""
+        limit = getattr(self.hf.config.get_text_config(), "max_position_embeddings", None)
+        return None if limit is None else limit - self._first_position
+
+    @property
+    def _first_position(self) -> int:
+        """Position id of a row's first token: RoBERTa and its like count from behind the id of padding."""
+        embeddings = getattr(self.hf.base_model, "embeddings", None)
+        return embeddings.padding_idx + 1 if hasattr(embeddings, "create_position_ids_from_input_ids") else 0
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -239,7 +276,7 @@ class Model:
         """Run the model once.
 
         Args:
-            inputs: text or texts (BOS added), `Tokens`, or ids `[batch, pos]`.
+            inputs: text or texts (BOS added), `Tokens`, ids `[batch, pos]`, or what a processor returns (images too).
             capture: sites or patterns to read.
             edits: changes, applied in order; or one list of changes for each row.
             until: stop after this site is computed; later layers cost nothing and `logits` is None.
@@ -262,7 +299,7 @@ class Model:
         logits = None
         grad = torch.set_grad_enabled(gradients)
         with grad, applied(self.hf, self.layout, plan, tokens) as progress, suppress(StopRun):
-            logits = self.hf(**self.arguments(tokens), use_cache=False).logits
+            logits = getattr(self.hf(**self.arguments(tokens), use_cache=False), "logits", None)
         check_captured(plan, progress)
         maps = sorted({s.layer for s in plan.sites if s.name in MAP_SITES})
         kernel = self.hf.config._attn_implementation
@@ -271,14 +308,16 @@ class Model:
         return Run(tokens, logits, progress.acts, notes)
 
     def arguments(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Keyword arguments for the Hugging Face forward; mask and positions only where there is padding."""
-        if not tokens.is_padded:
-            return {"input_ids": tokens.ids}
-        return {
-            "input_ids": tokens.ids,
-            "attention_mask": tokens.mask.long(),
-            "position_ids": tokens.position_ids,
-        }
+        """Keyword arguments for the Hugging Face forward; mask and positions only where there is padding.
+
+        Positions of images are for the model itself to work out: some lie in the plane.
+        """
+        given = {"input_ids": tokens.ids, **tokens.media}
+        if tokens.is_padded:
+            given["attention_mask"] = tokens.mask.long()
+            if not any(name.startswith("pixel_values") for name in tokens.media):
+                given["position_ids"] = tokens.position_ids + self._first_position
+        return given
 
     @contextmanager
     def capture(self, *sites: Site | str) -> Iterator[dict[Site, Tensor]]:
@@ -304,6 +343,15 @@ class Model:
             f"Model({self.name!r}: {self.family}, {self.n_layers} layers, d_model {self.d_model}, "
             f"{self.n_heads} heads, {n / 1e6:.1f} M parameters, {precision} on {self.device})"
         )
+
+
+def _plain(weight: Tensor) -> Iterator[Tensor]:
+    """The plain tensors that a weight is made of; quantised ones have several."""
+    if hasattr(weight, "__tensor_flatten__"):
+        for name in sorted(weight.__tensor_flatten__()[0]):
+            yield from _plain(getattr(weight, name))
+    else:
+        yield weight
 
 
 def check_pair(hf: object, tokenizer: object) -> None:

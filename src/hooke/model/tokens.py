@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hooke.base.errors import DataError, nearest
+from hooke.model.media import moved, of_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +29,16 @@ class Tokens:
         mask: true at tokens, false at padding. Padding is contiguous, on one side of each row.
         keep: true at tokens of the text, false at padding and special tokens.
         names: positions that have a name, one per row, in terms of each row's own tokens (negative from its end).
+        media: what goes in beside the tokens, by argument name of the Hugging Face model: pixels, grids, token types.
+        image: true at the tokens whose places an image takes; None where the model reads no images.
     """
 
     ids: Int[Tensor, "batch pos"]
     mask: Bool[Tensor, "batch pos"]
     keep: Bool[Tensor, "batch pos"]
     names: Mapping[str, Int[Tensor, " batch"]] = field(default_factory=dict)
+    media: Mapping[str, Tensor] = field(default_factory=dict)
+    image: Bool[Tensor, "batch pos"] | None = None
 
     @classmethod
     def from_ids(
@@ -64,6 +69,23 @@ class Tokens:
             raise DataError("padding must be contiguous and on one side of each row")
         special = torch.isin(ids, torch.tensor(sorted(special_ids), dtype=ids.dtype, device=ids.device))
         return cls(ids, mask, mask & ~special)
+
+    @classmethod
+    def from_encoding(cls, encoding: Mapping[str, Tensor], *, special_ids: Collection[int] = ()) -> Tokens:
+        """Build from what a tokenizer or processor of transformers returns with `return_tensors="pt"`.
+
+        Raises:
+            DataError: where there are no `input_ids`, for values that are not tensors, and as `from_ids`.
+        """
+        if "input_ids" not in encoding:
+            raise DataError(f"no input_ids among {', '.join(map(repr, encoding)) or 'nothing'}; expected an encoding")
+        loose = [name for name, value in encoding.items() if not isinstance(value, Tensor)]
+        if loose:
+            raise DataError(f"{loose[0]!r} is no tensor; ask the processor for them with return_tensors='pt'")
+        rest = {name: value for name, value in encoding.items() if name not in ("input_ids", "attention_mask")}
+        mask = encoding["attention_mask"].bool() if "attention_mask" in encoding else None
+        built = cls.from_ids(encoding["input_ids"], mask=mask, special_ids=special_ids)
+        return dataclasses.replace(built, media=rest)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -112,10 +134,34 @@ class Tokens:
         return self._columns(self.names[name].to(self.ids.device)[:, None])
 
     def rows(self, index: Sequence[int] | slice) -> Tokens:
-        """Some of the rows, same width."""
-        index = index if isinstance(index, slice) else list(index)
-        names = {name: places[index] for name, places in self.names.items()}
-        return dataclasses.replace(self, ids=self.ids[index], mask=self.mask[index], keep=self.keep[index], names=names)
+        """Some of the rows, same width, with their own media.
+
+        Raises:
+            DataError: for media that cannot be divided by rows.
+        """
+        index = list(range(len(self)))[index] if isinstance(index, slice) else list(index)
+        return dataclasses.replace(
+            self,
+            ids=self.ids[index],
+            mask=self.mask[index],
+            keep=self.keep[index],
+            names={name: places[index] for name, places in self.names.items()},
+            media=of_rows(self.media, self.shape, self.image, index),
+            image=None if self.image is None else self.image[index],
+        )
+
+    def padded(self, side: Literal["left", "right"]) -> Tokens:
+        """The same rows with their padding on one side; names, media and the mask of image tokens go along."""
+        if not self.is_padded:
+            return self
+        width = self.shape[1]
+        starts = width - self.lengths if side == "left" else torch.zeros_like(self.lengths)
+        column = torch.arange(width, device=self.ids.device)[None] - starts[:, None] + self.starts[:, None]
+        column = column % width  # what was padding stays padding
+        rows = torch.arange(len(self), device=self.ids.device)[:, None]
+        changed = {name: getattr(self, name)[rows, column] for name in ("ids", "mask", "keep")}
+        image = None if self.image is None else self.image[rows, column]
+        return dataclasses.replace(self, **changed, media=moved(self.media, self.shape, column), image=image)
 
     def _columns(self, asked: Int[Tensor, "batch position"]) -> Int[Tensor, "batch position"]:
         lengths = self.lengths[:, None]
@@ -131,8 +177,10 @@ class Tokens:
 
     def to(self, device: torch.device | str) -> Tokens:
         """The same tokens on another device."""
-        moved = {name: getattr(self, name).to(device) for name in ("ids", "mask", "keep")}
-        return dataclasses.replace(self, **moved)
+        there = {name: getattr(self, name).to(device) for name in ("ids", "mask", "keep")}
+        media = {name: tensor.to(device) for name, tensor in self.media.items()}
+        image = None if self.image is None else self.image.to(device)
+        return dataclasses.replace(self, **there, media=media, image=image)
 
     def __len__(self) -> int:
         return self.ids.shape[0]

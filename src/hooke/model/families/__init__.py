@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from hooke.base.errors import ModelError
+from hooke.model.families.bare import fitted
 from hooke.model.families.bloom import bloom
 from hooke.model.families.derived import complete
+from hooke.model.families.encoders import bert, roberta
 from hooke.model.families.falcon import falcon
 from hooke.model.families.family import Layout
 from hooke.model.families.gemma import gemma
@@ -17,18 +19,22 @@ from hooke.model.families.gpt_neo import gpt_neo
 from hooke.model.families.gpt_neox import gpt_neox
 from hooke.model.families.gptj import gptj
 from hooke.model.families.llama import llama
+from hooke.model.families.moe import moe
 from hooke.model.families.olmo2 import olmo2
 from hooke.model.families.opt import opt
 from hooke.model.families.phi import phi
 from hooke.model.families.phi3 import phi3
 from hooke.model.families.stablelm import stablelm
 from hooke.model.families.toy import toy
+from hooke.model.families.vision_language import vision_language
 
 FAMILIES: dict[str, Callable[[PretrainedConfig], Layout]] = {
+    "bert": bert,
     "bloom": bloom,
     "falcon": falcon,
     "gemma": gemma,
     "gemma2": gemma,
+    "gemma3": vision_language,
     "gemma3_text": gemma,
     "gpt2": gpt2,
     "gpt_neo": gpt_neo,
@@ -36,13 +42,21 @@ FAMILIES: dict[str, Callable[[PretrainedConfig], Layout]] = {
     "gptj": gptj,
     "hooke_toy": toy,
     "llama": llama,
+    "llava": vision_language,
     "mistral": llama,
+    "mixtral": moe,
     "olmo2": olmo2,
     "opt": opt,
     "phi": phi,
     "phi3": phi3,
     "qwen2": llama,
+    "qwen2_5_vl": vision_language,
+    "qwen2_moe": moe,
+    "qwen2_vl": vision_language,
     "qwen3": llama,
+    "qwen3_moe": moe,
+    "qwen3_vl": vision_language,
+    "roberta": roberta,
     "stablelm": stablelm,
 }
 
@@ -58,3 +72,12 @@ def layout_of(config: PretrainedConfig) -> Layout:
             f"model type {config.model_type!r} has no map of sites yet; known: {', '.join(sorted(FAMILIES))}"
         )
     return complete(FAMILIES[config.model_type](config))
+
+
+def layout_for(hf: PreTrainedModel) -> Layout:
+    """The sites of a model in memory: its family's map, with or without the head that it has.
+
+    Raises:
+        ModelError: for a model type that has no map yet.
+    """
+    return fitted(layout_of(hf.config), hf)
