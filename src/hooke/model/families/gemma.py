@@ -25,8 +25,11 @@ def gemma(config: PretrainedConfig) -> Layout:
 
 def _sandwiched(layout: Layout, config: PretrainedConfig) -> Layout:
     """The layout with a norm on each side of attention and MLP."""
+    capped = config.final_logit_softcapping is not None
     return dataclasses.replace(
         layout,
+        # The cap comes after the head, outside any module: capped logits are what the model itself gives.
+        outside={**layout.outside, "logits": Tap("" if capped else "lm_head", "out")},
         inside={
             **layout.inside,
             "attn_out": Tap("post_attention_layernorm", "out"),
