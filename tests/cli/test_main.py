@@ -11,6 +11,7 @@ import pytest
 from hooke.base.errors import DataError
 from hooke.cli.generate import Generate
 from hooke.cli.main import COMMANDS, command_class, main, parse
+from hooke.cli.sources import open_corpus
 from hooke.cli.usage import flags_of
 from hooke.runs.folder import RunFolder
 
@@ -182,3 +183,14 @@ def test_more_memory_than_there_is_and_numbers_that_are_none_are_one_line(tmp_pa
     assert "not enough memory; lower --n-latents" in capsys.readouterr().err
     assert main(["train", "--k", "inf", run]) == 2
     assert "--k" in capsys.readouterr().err
+
+
+def test_the_field_of_json_lines_is_named_on_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('\n{"id": "a", "n": 3, "body": "hello"}\n{"id": "b", "body": "you"}\n')
+    corpus = open_corpus(f"{path}:body")
+    assert [(document.id, document.text) for document in corpus] == [("a", "hello"), ("b", "you")]
+    with pytest.raises(DataError, match=r"--corpus: .* no text under 'text'; it has text under 'id', 'body'; .*:FIELD"):
+        open_corpus(str(path))
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        open_corpus(f"{tmp_path / 'other.jsonl'}:body")

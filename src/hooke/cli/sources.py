@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from hooke.base.errors import DataError, FormatError
@@ -9,9 +10,10 @@ from hooke.base.files import read_json
 from hooke.data import corpora
 from hooke.data.corpora import Corpus
 
+_JSON_LINES = (".jsonl", ".ndjson")
 CORPUS_HELP = (
-    "Text: stdlib, stdlib:heldout, stdlib:all, a text file, a folder of .txt or .py files, a .jsonl file, "
-    "or hf:NAME for a Hugging Face dataset."
+    "Text: stdlib, stdlib:heldout, stdlib:all, a text file, a folder of .txt or .py files, a .jsonl file "
+    "(FILE:FIELD where the text is not under text), or hf:NAME for a Hugging Face dataset."
 )
 
 
@@ -25,13 +27,31 @@ def open_corpus(name: str) -> Corpus:
         return corpora.stdlib(name.partition(":")[2] or "train")
     if name.startswith("hf:"):
         return corpora.huggingface(name.removeprefix("hf:"))
-    path = Path(name)
+    path, field = Path(name), "text"
+    before, _, after = name.rpartition(":")
+    if not path.exists() and Path(before).suffix in _JSON_LINES:
+        path, field = Path(before), after
     if not path.exists():
         raise DataError(f"corpus {name!r} is neither a file nor a folder; expected stdlib, a path, or hf:NAME")
-    if path.suffix in (".jsonl", ".ndjson"):
-        return corpora.jsonl(path)
+    if path.suffix in _JSON_LINES:
+        _check_field(path, field)
+        return corpora.jsonl(path, field)
     texts = path.is_file() or any(path.glob("**/*.txt"))
     return corpora.files(path, "**/*.txt" if texts else "**/*.py")
+
+
+def _check_field(path: Path, field: str) -> None:
+    """Refuse a file of JSON Lines whose first row has no text under `field`; what else is wrong is said on reading."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        first = next((line for line in lines if line.strip()), "")
+    try:
+        row = json.loads(first)
+    except ValueError:
+        return
+    if isinstance(row, dict) and not isinstance(row.get(field), str):
+        fields = [name for name, value in row.items() if isinstance(value, str)]
+        known = f"it has text under {', '.join(map(repr, fields))}" if fields else "it has no text at all"
+        raise DataError(f"--corpus: {path} has no text under {field!r}; {known}; name the field as {path}:FIELD")
 
 
 def find_dictionary(path: Path) -> Path:
