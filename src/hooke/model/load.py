@@ -85,12 +85,11 @@ def load(
         if method == "bitsandbytes" and device_map is None:
             device_map = {"": str(device)}  # its weights cannot be moved afterwards
         auto = _auto_class(config)
-        kernel, notes = _kernel(auto, config, attention)
+        options, notes = _kernels(auto, config, attention, dtype)
+        if device_map is not None:
+            options["device_map"] = device_map
         with _quiet():
-            options: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
-            hf, report = auto.from_pretrained(
-                place, dtype=dtype, attn_implementation=kernel, output_loading_info=True, **options
-            )
+            hf, report = auto.from_pretrained(place, dtype=dtype, output_loading_info=True, **options)
         _complete(name, report["missing_keys"])
         tokenizer = AutoTokenizer.from_pretrained(place)
     model = Model(hf if device_map is not None else hf.to(device), tokenizer, name)
@@ -153,12 +152,19 @@ def _auto_class(config: PretrainedConfig) -> Any:
     return AutoModelForImageTextToText if multimodal else next(iter(heads), AutoModel)
 
 
-def _kernel(auto: Any, config: PretrainedConfig, attention: str) -> tuple[str, tuple[str, ...]]:
-    """The attention kernel to load with, and a note where it is not the one asked for."""
+def _kernels(
+    auto: Any, config: PretrainedConfig, attention: str, dtype: torch.dtype
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The kernels to load with, and notes where they are not those asked for, or not transformers' own choice."""
     cls = auto._model_mapping.get(type(config), None)
-    if attention != "sdpa" or cls is None or getattr(cls, "_supports_sdpa", True):
-        return attention, ()
-    return "eager", (f"attention runs 'eager', not 'sdpa': transformers has no SDPA for {cls.__name__}",)
+    options, notes = {"attn_implementation": attention}, []
+    if cls is not None and attention == "sdpa" and not getattr(cls, "_supports_sdpa", True):
+        options["attn_implementation"] = "eager"
+        notes.append(f"attention runs 'eager', not 'sdpa': transformers has no SDPA for {cls.__name__}")
+    if cls is not None and dtype == torch.float64 and cls._can_set_experts_implementation():
+        options["experts_implementation"] = "eager"
+        notes.append("experts run 'eager': the grouped kernel takes no float64")
+    return options, tuple(notes)
 
 
 def _complete(name: str, missing: Any) -> None:
