@@ -76,6 +76,24 @@ def test_the_clock_stops_a_search(index):
     assert time.monotonic() - begin < 1
 
 
+def test_the_clock_stops_a_search_within_a_row(write):
+    """The one row alone would take minutes, so a clock that is read between rows would end with `complete`."""
+    index = write(np.ones((6000, 2), dtype=np.float32), row_length=6000)
+    assert find_text(index, "[ab]+[ac]+[01]", regex=True, seconds=0.2) == ([], False)
+    assert find_text(index, r"a{3}", regex=True).hits[0].text == "aaa"
+
+
+@pytest.mark.parametrize("pattern", ["$", "^", "Q*", r"\b", "(?=w)"])
+def test_an_empty_match_is_no_passage(index, pattern):
+    assert find_text(index, pattern, regex=True) == ([], True)
+
+
+def test_an_empty_match_does_not_hide_a_real_one_behind_it(index):
+    found = find_text(index, "w?idth|Q*", regex=True, per_document=False)
+    assert found.hits and {hit.text for hit in found.hits} == {"width"}
+    assert all(hit.end > hit.begin for hit in found.hits)
+
+
 def test_strongest_in_a_span(write):
     dense = np.zeros((20, 4), dtype=np.float32)
     dense[3, 0], dense[4, 1], dense[5, 1], dense[:, 3] = 2, 1, 3, 9

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+import regex as bounded  # as `re`, and it stops within a row when its time is over
 
 from hooke.base.errors import ConfigError
 from hooke.features.examples import Example
@@ -92,14 +93,15 @@ def latents_by_token(
 def find_text(
     index: LatentIndex, query: str, *, n: int = 20, regex: bool = False, seconds: float = 5.0, per_document: bool = True
 ) -> TextHits:
-    """Passages of the corpus that contain a text, the first match of each packed row; a match never spans two rows.
+    """Passages of the corpus that contain a text, the first match of each packed row; a match never spans two rows and
+    is never empty, so `$` finds nothing.
 
     Args:
         index: where to look.
         query: plain text, taken literally; or a regular expression.
         n: stop after this many.
         regex: read the query as a regular expression. Patterns that can take exponential time are refused, see below.
-        seconds: stop after this long; `complete` says so.
+        seconds: stop after this long, within a row too; `complete` says so.
         per_document: at most one passage a document.
 
     Raises:
@@ -111,12 +113,14 @@ def find_text(
     hits: list[TextHit] = []
     last_document = -1
     for row, first, strings in _rows_of_text(index):
-        if time.monotonic() > deadline:
-            return TextHits(hits, complete=False)
+        left = deadline - time.monotonic()
         document = int(index.doc[first])
-        if per_document and document == last_document:
+        if left > 0 and per_document and document == last_document:
             continue
-        span = match("".join(strings))
+        try:
+            span = match("".join(strings), left)
+        except TimeoutError:
+            return TextHits(hits, complete=False)
         if span is None:
             continue
         if len(hits) == n:
@@ -125,7 +129,7 @@ def find_text(
         begin = int(np.searchsorted(ends, span[0], side="right"))
         while begin > 0 and not strings[begin - 1]:  # the first bytes of a character that spans tokens
             begin -= 1
-        end = int(np.searchsorted(ends, max(span[1], span[0] + 1), side="left")) + 1
+        end = int(np.searchsorted(ends, span[1], side="left")) + 1
         hits.append(TextHit(row, first + begin, first + min(end, len(strings)), "".join(strings[begin:end])))
         last_document = document
     return TextHits(hits, complete=True)
@@ -173,12 +177,15 @@ def _rows_of_text(index: LatentIndex) -> Iterator[tuple[int, int, list[str]]]:
         yield row, first, strings
 
 
-def _matcher(query: str, regex: bool) -> Callable[[str], tuple[int, int] | None]:
+def _matcher(query: str, regex: bool) -> Callable[[str, float], tuple[int, int] | None]:
+    """Finds the first match in a text, given the seconds left; raises TimeoutError where they are not enough."""
     if not query or len(query) > _MAX_PATTERN:
         raise ConfigError(f"a query has 1 to {_MAX_PATTERN} characters; this one has {len(query)}")
     if not regex:
 
-        def literal(text: str) -> tuple[int, int] | None:
+        def literal(text: str, left: float) -> tuple[int, int] | None:
+            if left <= 0:
+                raise TimeoutError
             begin = text.find(query)
             return None if begin < 0 else (begin, begin + len(query))
 
@@ -189,14 +196,16 @@ def _matcher(query: str, regex: bool) -> Callable[[str], tuple[int, int] | None]
             f"pattern {query!r} could run for ever; use no repeated group, no back-reference, at most two of * + {{}}"
         )
     try:
-        pattern = re.compile(query)
-    except re.error as error:
+        pattern = bounded.compile(query, bounded.VERSION0)
+    except bounded.error as error:
         raise ConfigError(
             f"pattern {query!r} is not a regular expression: {error}; write \\ before special characters"
         ) from error
 
-    def search(text: str) -> tuple[int, int] | None:
-        found = pattern.search(text)
-        return None if found is None else found.span()
+    def search(text: str, left: float) -> tuple[int, int] | None:
+        if left <= 0:
+            raise TimeoutError
+        found = pattern.finditer(text, timeout=left, concurrent=True)  # other threads go on: this may take seconds
+        return next((match.span() for match in found if match.end() > match.start()), None)
 
     return search

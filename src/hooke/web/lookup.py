@@ -51,8 +51,6 @@ def by_text(session: Session, query: str, *, regex: bool = False, n: int = 20) -
         raise DataError(str(error)) from error
     hits = []
     for hit in found.hits:
-        if hit.begin >= hit.end:  # an empty match behind the last token, as of `$`: there is no passage to show
-            continue
         latents = strongest_in(session.index, hit.begin, hit.end)
         example = passage(session.index, hit, latents[0][0] if latents else 0)
         values = [schemas.LatentValue(latent=i, value=short(v)) for i, v in latents]
