@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -138,6 +140,26 @@ def test_a_taken_port_is_said_at_once(capsys: pytest.CaptureFixture, tmp_path: P
         said = refusal(capsys, "demo", f"--port={port}", f"--run={tmp_path / 'run'}")
     assert f"port {port} is in use" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_an_altered_index_is_not_served(demo: tuple[Path, dict, str], capsys, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("fastapi")
+    from hooke.web import server
+
+    served = []
+    monkeypatch.setattr(server, "serve", lambda shown, **_: served.append(shown))
+    folder = tmp_path / "run"
+    shutil.copytree(demo[0], folder)
+    for _ in range(2):
+        assert main(["serve", str(folder), "--port=0"]) == 0
+    file = folder / "index" / "values.npy"
+    data = bytearray(file.read_bytes())
+    data[-2] ^= 1
+    file.write_bytes(bytes(data))
+    os.utime(file, ns=(1, 1))
+    capsys.readouterr()
+    assert "values.npy was altered" in refusal(capsys, "serve", str(folder), "--port=0")
+    assert len(served) == 2
 
 
 def test_a_demo_that_was_stopped_goes_on_and_ends_the_same(tmp_path, monkeypatch, capsys):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 
 from hooke.base.errors import ConfigError, DataError, FormatError
+from hooke.base.files import sha256_file
+from hooke.features import verification
 from hooke.features.index import LatentIndex
 
 
@@ -142,11 +145,54 @@ def test_verify_names_an_altered_file(planted, tmp_path):
     planted.verify()
     copy = tmp_path / "copy"
     shutil.copytree(planted.path, copy)
-    data = bytearray((copy / "strength.npy").read_bytes())
-    data[-1] ^= 1
-    (copy / "strength.npy").write_bytes(bytes(data))
+    altered(copy / "strength.npy")
     with pytest.raises(FormatError, match=r"strength\.npy was altered"):
         LatentIndex.open(copy).verify()
+
+
+def altered(file):
+    """The same number of bytes, one of them different."""
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+
+
+def test_a_remembered_check_reads_only_what_changed(planted, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(planted.path, copy)
+    read = []
+    monkeypatch.setattr(verification, "sha256_file", lambda path: read.append(path.name) or sha256_file(path))
+    index = LatentIndex.open(copy)
+    before = sorted(path.name for path in copy.iterdir())
+    index.verify(remember=True)
+    assert sorted(read) == sorted(index.manifest["files"]) and len(read) > 10
+    index.verify(remember=True)
+    assert len(read) == len(index.manifest["files"])  # nothing was read again
+    index.verify()
+    assert len(read) == 2 * len(index.manifest["files"])  # the whole check reads everything
+    assert sorted(path.name for path in copy.iterdir()) == before  # the artefact is as it was
+    altered(copy / "strength.npy")
+    os.utime(copy / "strength.npy", ns=(1, 1))  # another time, whatever the clock's steps
+    read.clear()
+    with pytest.raises(FormatError, match=r"strength\.npy was altered"):
+        index.verify(remember=True)
+    assert read == ["strength.npy"]
+
+
+def test_a_note_of_other_files_or_none_at_all_is_no_harm(planted, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(planted.path, copy)
+    index = LatentIndex.open(copy)
+    altered(copy / "at.npy")
+    note = verification.note_of(copy)
+    for text in ("{", "[1]", '{"at.npy": [1, 2, "3"]}'):
+        note.write_text(text)
+        with pytest.raises(FormatError, match=r"at\.npy was altered"):
+            index.verify(remember=True)
+    note.unlink()
+    note.mkdir()  # a place that cannot be written
+    altered(copy / "at.npy")
+    index.verify(remember=True)
 
 
 @pytest.mark.parametrize("change", [{"format": "other"}, {"version": 99}])

@@ -98,6 +98,7 @@ def page(
 
     Raises:
         ConfigError: where index, dictionary and model do not belong together.
+        FormatError: where a file of the index was altered.
     """
     from hooke.base.files import read_json
     from hooke.dictionaries.dictionary import Dictionary
@@ -105,10 +106,12 @@ def page(
     from hooke.web import server
     from hooke.web.session import Session as Page
 
+    opened = LatentIndex.open(index, model)
+    opened.verify(remember=True, sink=session.sink)
     shown = Page(
         model,
         Dictionary.load(dictionary),
-        LatentIndex.open(index, model),
+        opened,
         evaluation=read_json(scores) if scores is not None else {},
         run_path=run,
         dictionary_path=dictionary,

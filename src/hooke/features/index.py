@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hooke.base.errors import ConfigError, DataError, FormatError
-from hooke.base.files import read_json, sha256_file
+from hooke.base.files import read_json
+from hooke.base.progress import SILENT, Sink
 from hooke.features.examples import (
     Example,
     Group,
@@ -24,6 +25,7 @@ from hooke.features.examples import (
     interval_groups,
     quantile_groups,
 )
+from hooke.features.verification import verify_files
 from hooke.features.writer import ARRAYS, FORMAT, VERSION
 from hooke.model.model import Model
 
@@ -92,15 +94,18 @@ class LatentIndex:
             )
         return cls(path, manifest, arrays, model)
 
-    def verify(self) -> None:
+    def verify(self, *, remember: bool = False, sink: Sink = SILENT) -> None:
         """Compare every file with its checksum.
+
+        Args:
+            remember: pass over files whose size and time of change are those at the last check, and keep a note of
+                this one beside the folder, where that can be written.
+            sink: hears the progress.
 
         Raises:
             FormatError: names the first file that was altered.
         """
-        for name, facts in self.manifest["files"].items():
-            if sha256_file(self.path / name) != facts["sha256"]:
-                raise FormatError(f"{self.path / name} was altered since it was written; build the index again")
+        verify_files(self.path, self.manifest["files"], remember=remember, sink=sink)
 
     @property
     def n_tokens(self) -> int:
