@@ -100,7 +100,8 @@ def observed(
     Raises:
         ModelError: where the model runs on a kernel whose masks cannot be read (flash, flex).
     """
-    kernel = module.config._attn_implementation
+    config = getattr(module, "config", None)  # a module without one has a single kernel, written out
+    kernel = "eager" if config is None else config._attn_implementation
     if kernel not in ("eager", "sdpa", _NAME):
         raise ModelError(
             f"attention maps need a model loaded with attention 'sdpa' or 'eager'; this one runs {kernel!r}"
@@ -148,9 +149,9 @@ def routed(module: nn.Module, handler: Handler, *, listening: bool = False) -> I
 
 
 @contextmanager
-def unrouted() -> Iterator[None]:
-    """No attention is handled by an outer run while the block lasts; listeners stay."""
-    token = _ROUTES.set({key: route for key, route in _ROUTES.get().items() if route[1]})
+def unrouted(*, listeners: bool = True) -> Iterator[None]:
+    """No attention is handled by an outer run while the block lasts; listeners stay, unless told otherwise."""
+    token = _ROUTES.set({key: route for key, route in _ROUTES.get().items() if route[1] and listeners})
     try:
         yield
     finally:

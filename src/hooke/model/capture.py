@@ -7,7 +7,7 @@ thread, does not see them. A plan without tokens listens: it sees whatever its o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -83,6 +83,19 @@ def applied(hf: nn.Module, layout: Layout, plan: Plan, tokens: Tokens | None) ->
             options = {"dispatches": layout.dispatches, "maps": maps, "listening": tokens is None}
             stack.enter_context(observed(attention, observer, **options))
         yield progress
+
+
+@contextmanager
+def own_run() -> Iterator[Callable[[], bool]]:
+    """Inside the block no other run's hooks act, listeners included. Yields what hooks of this run ask to know whether
+    it is this run that calls them.
+    """
+    mine = Progress()
+    with ExitStack() as stack:
+        stack.enter_context(unrouted(listeners=False))
+        stack.callback(_RUN.reset, _RUN.set(mine))
+        stack.callback(_LISTENING.reset, _LISTENING.set(()))
+        yield lambda: _RUN.get() is mine
 
 
 def check_captured(plan: Plan, progress: Progress) -> None:
