@@ -16,6 +16,12 @@ from hooke.model.sites import Site
 D = 32
 
 
+@pytest.fixture(params=["gpt2", "llama-gqa", "gpt_neox"])
+def family(request):
+    """A block with learned positions, one with grouped queries, and a parallel one; other files take every family."""
+    return request.param
+
+
 class Halve:
     """A stand-in for a dictionary."""
 
@@ -51,7 +57,11 @@ def test_edit_equals_hand_written_hook(model: Model, kind):
     make, by_hand = BY_HAND[kind]
     tokens, v = model.tokens(TEXTS), vector()
     block = model.hf.get_submodule(f"{model.layout.blocks}.1")
-    handle = block.register_forward_hook(lambda module, args, out: by_hand(out, v))
+
+    def hook(module, args, out):
+        return by_hand(out, v) if isinstance(out, torch.Tensor) else (by_hand(out[0], v), *out[1:])
+
+    handle = block.register_forward_hook(hook)
     with torch.no_grad():
         expected = model.hf(**model.arguments(tokens)).logits
     handle.remove()
@@ -162,7 +172,7 @@ BAD = [
     (lambda: Set("resid_post.1", torch.zeros(2, 2, 2, D)), ShapeError, "value has shape"),
     (lambda: Project("resid_post.1", torch.zeros(D)), DataError, "norm 0"),
     (lambda: Ablate("resid_post.1", "mean"), ConfigError, "needs a reference"),
-    (lambda: Ablate("resid_post.1", "zero", vector()), ConfigError, "takes none"),
+    (lambda: Ablate("resid_post.1", "zero", vector()), ConfigError, "the others take none"),
     (lambda: Splice("mlp_post.1", Halve()), ShapeError, "dictionary has d_in 32"),
     (lambda: Splice("resid_post.1", Elsewhere()), ConfigError, "the dictionary reads resid_post.0; splice it there"),
 ]

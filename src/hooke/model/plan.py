@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from hooke.base.errors import ConfigError, ShapeError, SiteError
-from hooke.model.edits import Edit, Positions
+from hooke.base.errors import ConfigError, ShapeError, SiteError, nearest
+from hooke.model.edits import Edit, Place, Positions
 from hooke.model.families.family import Layout
 from hooke.model.sites import (
     AFTER_BLOCKS,
@@ -82,12 +82,10 @@ def repadded(plan: Plan, before: Tokens, after: Tokens) -> Plan:
 
     def moved(placed: PlacedEdit) -> PlacedEdit:
         edit, where = placed.edit, placed.where
-        if placed.site.name in MAP_SITES and edit.tensors():
-            raise ConfigError(f"{edit.label}: pad the prompts on the left to generate with a whole map")
         own = slice(None) if placed.rows is None else slice(placed.rows.start, placed.rows.stop)
         local = rows if placed.rows is None else rows[: len(placed.rows)]
         where = None if where is None else where[local, column[own]] & after.mask[own]
-        return dataclasses.replace(placed, edit=edit.at(local, column[own]), where=where)
+        return dataclasses.replace(placed, edit=edit.moved(local, column[own]), where=where)
 
     return dataclasses.replace(plan, edits=tuple(moved(placed) for placed in plan.edits))
 
@@ -186,11 +184,11 @@ def place_edits(layout: Layout, vocab: int, tokens: Tokens, edits: Edits) -> lis
 def _place(layout: Layout, vocab: int, tokens: Tokens, edit: Edit) -> list[PlacedEdit]:
     placed = []
     where, generated = _where(tokens, getattr(edit, "positions", None), edit.label)
-    for site in resolve(layout, edit.site):
+    for site in dict.fromkeys(site for asked in edit.patterns for site in resolve(layout, asked)):
         feature = None if site.name in MAP_SITES else layout.feature_shape(site.name, vocab)
         if feature is not None and site.head is not None:
             feature = feature[1:]
-        fitted = edit.fit(tokens, site, feature)
+        fitted = edit.fit(tokens, Place(site, feature, layout.heads(site.name), layout.causal))
         if fitted.per_position and where is None:
             where = tokens.mask
         # Values that belong to prompt positions have nothing to say about generated ones.
@@ -226,8 +224,11 @@ def columns_of(tokens: Tokens, positions: Positions, label: str) -> Int[Tensor, 
     """
     if isinstance(positions, str) and positions != "last":
         if positions not in tokens.names:
-            known = ["last", "prompt", "generated", "kept", *tokens.names]
-            raise ConfigError(f"{label}: positions {positions!r} is not known; use {', '.join(map(repr, known))}")
+            if positions == "each":
+                raise ConfigError(f"{label}: positions 'each' stands for many runs; use sweep, or expand_each")
+            known = ["last", "prompt", "generated", "kept", "each", *tokens.names]
+            hint = nearest(positions, known)
+            raise ConfigError(f"{label}: positions {positions!r} is not known{hint}; use {', '.join(map(repr, known))}")
         return tokens.named(positions)
     if positions == "last":
         positions = -1

@@ -1,0 +1,114 @@
+"""Set, Add, Scale, Project: arithmetic on the value at a site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hooke.base.errors import DataError, ShapeError
+from hooke.model.edits.edit import Edit, Place, Positions
+from hooke.model.edits.spread import Carrier, keep_masked
+from hooke.model.tokens import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Set(Carrier):
+    """Replace the value.
+
+    Args:
+        value: of the site's own trailing shape (the same vector at all positions), or `[batch, pos, ...]` for the whole
+            prompt, or, with explicit int positions, `[n_positions, ...]` or `[batch, n_positions, ...]`. Of an
+            attention map: `[query, key]`, `[batch, query, key]` or `[batch, head, query, key]`.
+    """
+
+    value: Tensor
+    positions: Positions = None
+
+    @property
+    def carried(self) -> str:
+        return "value"
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"value": self.value}
+
+    def fit(self, tokens: Tokens, place: Place) -> Edit:
+        self.check(place)
+        return self.fitted(tokens, place, self.positions)
+
+    def change(self, x: Tensor) -> Tensor:
+        value = self.value.to(x)
+        return (value[..., : x.shape[-1]] if self._layout == "map" else value).expand(x.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Carrier):
+    """Add `scale * vector`: steering.
+
+    Args:
+        vector: as `value` of `Set`.
+    """
+
+    vector: Tensor
+    scale: float = 1.0
+    positions: Positions = None
+
+    @property
+    def carried(self) -> str:
+        return "vector"
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"vector": self.vector}
+
+    def numbers(self) -> dict[str, object]:
+        return {"scale": self.scale}
+
+    def fit(self, tokens: Tokens, place: Place) -> Edit:
+        self.check(place)
+        return self.fitted(tokens, place, self.positions)
+
+    def change(self, x: Tensor) -> Tensor:
+        vector = self.vector.to(x)
+        return x + self.scale * (vector[..., : x.shape[-1]] if self._layout == "map" else vector)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Edit):
+    """Multiply by a number. Scores that attention may not see stay out of its sight."""
+
+    factor: float
+    positions: Positions = None
+
+    def numbers(self) -> dict[str, object]:
+        return {"factor": self.factor}
+
+    def change(self, x: Tensor) -> Tensor:
+        return keep_masked(self.site, x, x * self.factor)
+
+
+@dataclass(frozen=True, eq=False)
+class Project(Edit):
+    """Remove the component along a direction: x - (x . u) u with u the unit vector. Acts on the last dimension."""
+
+    direction: Tensor
+    positions: Positions = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"direction": self.direction}
+
+    def check(self, place: Place) -> None:
+        self.refuse_maps(place, "there is no direction to remove; use Scale, Set or Mask")
+        super().check(place)
+        if float(self.direction.detach().norm()) == 0.0:
+            raise DataError(f"{self.label}: the direction has norm 0; there is nothing to remove")
+
+    def check_shape(self, name: str, tensor: Tensor, place: Place) -> None:
+        if place.feature is not None and tuple(tensor.shape) != place.feature[-1:]:
+            raise ShapeError(
+                f"{self.label}: {name} has shape {tuple(tensor.shape)}; the site needs {place.feature[-1:]}"
+            )
+
+    def change(self, x: Tensor) -> Tensor:
+        unit = (self.direction / self.direction.norm()).to(x)
+        # A product and a sum, not a matrix product, which autocast would round.
+        return x - (x * unit).sum(-1, keepdim=True) * unit

@@ -1,0 +1,142 @@
+"""Values that an edit carries for each position, laid out as the prompt is; and for attention maps, as the map is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hooke.base.errors import ConfigError, DataError, ShapeError
+from hooke.model.edits.edit import Edit, Place, Positions
+from hooke.model.sites import Site, parse_pattern
+from hooke.model.tokens import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Carrier(Edit):
+    """An edit with one tensor that may hold a value for each position, named by `carried`."""
+
+    # "value": as given; "prompt": [batch, pos, ...]; "map": [batch, (head,) query, key]
+    _layout: str = field(default="value", repr=False, init=False)
+
+    @property
+    def carried(self) -> str:
+        """Name of the field that holds the tensor."""
+        raise NotImplementedError
+
+    @property
+    def per_position(self) -> bool:
+        return self._layout != "value"
+
+    def at(self, rows: Tensor, columns: Tensor) -> Carrier:
+        value = getattr(self, self.carried)
+        if self._layout == "value":
+            return self
+        rows, columns = rows.to(value.device), columns.to(value.device)
+        return self.laid(value[rows, columns] if self._layout == "prompt" else map_at(value, rows, columns))
+
+    def moved(self, rows: Tensor, columns: Tensor) -> Edit:
+        if self._layout == "map":
+            raise ConfigError(f"{self.label}: pad the prompts on the left to generate with a whole map")
+        return self.at(rows, columns)
+
+    def laid(self, value: Tensor, layout: str | None = None, **changes: Any) -> Carrier:
+        """The same edit with its tensor laid out over the prompt."""
+        laid = dataclasses.replace(self, **{self.carried: value}, **changes)
+        object.__setattr__(laid, "_layout", layout or self._layout)
+        return laid
+
+    def fitted(self, tokens: Tokens, place: Place, positions: Positions) -> Carrier:
+        """The edit with its tensor laid out over the prompt, where it was given per position."""
+        value = getattr(self, self.carried)
+        if place.feature is None:
+            return self.laid(as_map(value, tokens, place, self.label), "map")
+        spread = as_prompt(value, tokens, place.feature, positions, f"{self.label}: {self.carried}")
+        return self if spread is None else self.laid(spread, "prompt")
+
+    def check_shape(self, name: str, tensor: Tensor, place: Place) -> None:
+        if place.feature is None or name != self.carried:
+            return
+        feature, extra = place.feature, tensor.ndim - len(place.feature)
+        if tuple(tensor.shape[max(0, extra) :]) != feature or extra not in (0, 1, 2):
+            raise ShapeError(
+                f"{self.label}: {name} has shape {tuple(tensor.shape)}; the site needs {feature}, alone or after "
+                f"[batch, pos] or [n_positions]"
+            )
+
+
+def as_prompt(
+    value: Tensor, tokens: Tokens, feature: tuple[int, ...], positions: Positions, label: str
+) -> Tensor | None:
+    """A value over the whole prompt, `[batch, pos, ...]`; None for one value for all places.
+
+    Raises:
+        ShapeError: for a leading shape that fits neither the prompt nor the explicit positions.
+        DataError: for a position that is named twice.
+    """
+    lead = tuple(value.shape[: value.ndim - len(feature)])
+    if not lead:
+        return None
+    batch, width = tokens.shape
+    if lead == (batch, width):
+        return value
+    if isinstance(positions, int):
+        positions = [positions]
+    if isinstance(positions, Sequence) and not isinstance(positions, str):
+        columns = tokens.columns(positions)
+        n_positions = columns.shape[1]
+        if lead in ((n_positions,), (batch, n_positions)):
+            if any(len(set(row)) < n_positions for row in columns.tolist()):
+                raise DataError(f"{label}: positions {list(positions)} name one position twice")
+            value = value.expand(batch, n_positions, *feature)
+            spread = torch.zeros(batch, width, *feature, dtype=value.dtype, device=value.device)
+            rows = torch.arange(batch, device=value.device)[:, None]
+            return spread.index_put((rows, columns.to(value.device)), value)
+    raise ShapeError(
+        f"{label} has shape {tuple(value.shape)}; before the site's {feature} only [batch, pos] = {(batch, width)} "
+        f"fits, or one entry per explicit position"
+    )
+
+
+def as_map(value: Tensor, tokens: Tokens, place: Place, label: str) -> Tensor:
+    """A whole attention map as `[batch or 1, (head or 1,) query, key]`, without `head` at the site of one head.
+
+    Raises:
+        ShapeError: for a map of another shape.
+    """
+    batch, width = tokens.shape
+    lead, square = tuple(value.shape[:-2]), tuple(value.shape[-2:])
+    one_head = place.site.head is not None
+    fits = square == (width, width) and len(lead) <= (1 if one_head else 2)
+    fits = fits and (not lead or lead[0] in (1, batch)) and (len(lead) < 2 or lead[1] in (1, place.heads))
+    if not fits:
+        form = "[batch, query, key]" if one_head else "[batch, head, query, key]"
+        sizes = f"[{batch}, {width}, {width}]" if one_head else f"[{batch}, {place.heads}, {width}, {width}]"
+        raise ShapeError(
+            f"{label}: the value has shape {tuple(value.shape)}; a map of this prompt at {place.site} is {form} = "
+            f"{sizes}, or the trailing [query, key] alone"
+        )
+    if not lead:
+        return value[None] if one_head else value[None, None]
+    return value[:, None] if len(lead) == 1 and not one_head else value
+
+
+def map_at(value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The rows and queries of a map `[batch or 1, (head,) query, key]`, as `[row, (head,) column, key]`."""
+    rows, columns = torch.broadcast_tensors(rows.clamp(max=len(value) - 1), columns)
+    if value.ndim == 3:
+        return value[rows, columns]
+    return value.transpose(1, 2)[rows, columns].transpose(1, 2)
+
+
+def keep_masked(site: Site | str, before: Tensor, after: Tensor) -> Tensor:
+    """At scores, keys that attention may not see stay out of its sight: an edit that shrinks scores must not open the
+    future.
+    """
+    if (site.name if isinstance(site, Site) else parse_pattern(site)[0]) != "scores":
+        return after
+    return torch.where(before <= torch.finfo(before.dtype).min / 2, before, after)
