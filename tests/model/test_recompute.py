@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from conftest_model import CONFIGS, FAMILY_KERNELS, random_model
+from conftest_model import FAMILY_KERNELS, random_model
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -106,8 +106,8 @@ def allowed(n: int, window: int | None) -> Tensor:
     return (key <= query) if window is None else (key <= query) & (query - key < window)
 
 
-def gelu_tanh(x: Tensor) -> Tensor:
-    return x / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+def gelu_tanh(x: Tensor, factor: float = math.sqrt(2 / math.pi)) -> Tensor:
+    return x / 2 * (1 + torch.tanh(factor * (x + 0.044715 * x**3)))
 
 
 ACTIVATIONS = {
@@ -251,7 +251,7 @@ def bloom(config) -> Anatomy:
         out="self_attention.dense",
         up="mlp.dense_h_to_4h",
         down="mlp.dense_4h_to_h",
-        activation=gelu_tanh,
+        activation=lambda x: gelu_tanh(x, 0.79788456),  # BLOOM's code has the factor with eight digits
         bias=lambda n: slopes(n_heads)[:, None, None] * torch.arange(n),
         float32=frozenset({"scores", "pattern"}),  # the slopes are float32
     )
@@ -358,7 +358,7 @@ ANATOMY = {**_OWN, **dict.fromkeys(("gpt2", "gpt_neo", "gptj"), gpt)}
 
 def error(actual: Tensor, expected: Tensor) -> float:
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
-    actual, expected = actual.double(), expected.double()
+    actual, expected = actual.detach().double(), expected.detach().double()
     return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1))
 
 
@@ -518,25 +518,12 @@ def test_every_site_is_what_the_weights_say(family, kernel, dtype):
 
 
 def test_the_recomputation_notices_other_weights(family):
-    """The same captures against weights that are a tenth off: every site that weights have a part in disagrees."""
+    """The same captures against weights that are a tenth off: sites behind a matrix disagree."""
     model = random_model(family)
     other = copy.deepcopy(model.hf)
     with torch.no_grad():
         for weight in other.parameters():
             weight.mul_(1.1)
     found = site_errors(capture_all(model), other)
-    weightless = {
-        "scores",
-        "pattern",
-        "z",
-        "mlp_post",
-        "mlp_gate",
-        "resid_pre",
-        "resid_mid",
-        "resid_post",
-        "q_rot",
-        "k_rot",
-    }
-    same = {name for name, e in found.items() if e < 1e-3 and "scale" not in name}
-    assert same <= weightless, same
-    assert len(CONFIGS) >= 30
+    for name in ("embed", "q", "k", "v", "result", "mlp_pre", "mlp_out", "logits"):
+        assert found[name] > 100 * TOLERANCE[torch.float32], name
