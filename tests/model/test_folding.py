@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest_model import CONFIGS, TEXTS, random_model
+from conftest_model import CONFIGS, random_model
+from conftest_weights import MORE_CONFIGS, model_of, noisy, text_for
 from torch import nn
 
 from hooke.base.errors import ConfigError
@@ -20,7 +21,7 @@ from hooke.model.weights import Weights
 
 NAMES = ("fold_norm", "centre_writing", "centre_unembed", "fold_value_bias")
 LIMITS = {torch.float32: 1e-5, torch.float64: 1e-10}
-NAMED = ("gpt2", "gpt_neox", "llama-gqa", "gemma", "qwen3", "opt", "phi3")  # these in float32 one by one as well
+NAMED = ("gpt2", "gpt_neox", "llama-gqa", "gemma", "qwen3", "opt", "phi3")  # these in float32 as well
 # The eager attention of BLOOM takes its softmax in float32, whatever the model's precision.
 FLOAT32_INSIDE = {"bloom": 1e-6}
 
@@ -41,7 +42,7 @@ def log_probs(hf, ids: torch.Tensor) -> torch.Tensor:
 
 def moved(model, folded: FoldedWeights) -> float:
     """Largest change of a log-probability when the rewritten weights run in place of the model's own."""
-    ids = model.tokens("1 3 5 7 2" if model.family == "toy" else TEXTS[0]).ids
+    ids = model.tokens(text_for(model)).ids
     return (log_probs(folded.into_copy(), ids) - log_probs(model.hf, ids)).abs().max().item()
 
 
@@ -62,18 +63,19 @@ def exact_norms(monkeypatch):
     return patch
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [*((name, torch.float64) for name in (*CONFIGS, *MORE_CONFIGS)), *((name, torch.float32) for name in NAMED)],
+)
 def test_each_rewrite_and_all_together_leave_log_probs_alone(family, dtype, exact_norms):
-    model = random_model(family, dtype)
+    model = model_of(family, dtype)
     raw = Weights(model)
     names = allowed(raw)
     assert "fold_value_bias" in names
-    alone = names if dtype == torch.float64 or family in NAMED else []
     if dtype == torch.float64:
         exact_norms(model)
     limit = max(LIMITS[dtype], FLOAT32_INSIDE.get(family, 0) if dtype == torch.float64 else 0)
-    for chosen in (*([name] for name in alone), names):
+    for chosen in (*([name] for name in names), names):
         assert moved(model, FoldedWeights(raw, only(*chosen))) < limit, chosen
 
 
@@ -91,12 +93,17 @@ EXPECTED_REFUSALS = {
     "gemma": {"centre_writing"},
     "gemma3_text": {"centre_writing"},
     "gemma2": {"centre_writing", "centre_unembed"},
+    "mixtral": {"centre_writing"},
+    "qwen2_moe": {"centre_writing"},
+    "bert": {"fold_norm", "centre_writing"},
+    "roberta": {"fold_norm", "centre_writing"},
+    "gemma3": {"centre_writing"},
 }
 
 
 @pytest.mark.parametrize("family", EXPECTED_REFUSALS)
 def test_what_is_refused(family):
-    raw = Weights(random_model(family))
+    raw = Weights(model_of(family))
     assert set(NAMES) - set(allowed(raw)) == EXPECTED_REFUSALS[family]
     for name in EXPECTED_REFUSALS[family]:
         with pytest.raises(ConfigError, match=f"pass {name}=False"):
@@ -119,20 +126,10 @@ TOYS = {
 }
 
 
-def noisy_toy(**switches):
-    model = toy(**SMALL, **switches)
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in model.hf.parameters():
-            weight.add_(torch.randn(weight.shape, generator=draw) * 0.2)
-    model.hf.double()
-    return model
-
-
 @pytest.mark.parametrize("kind", TOYS)
 def test_every_switch_of_the_toy_is_folded_exactly_or_refused(kind):
     switches, refused = TOYS[kind]
-    model = noisy_toy(**switches)
+    model = noisy(toy(**SMALL, **switches))
     raw = Weights(model)
     names = allowed(raw)
     assert set(NAMES) - set(names) == refused
@@ -140,14 +137,29 @@ def test_every_switch_of_the_toy_is_folded_exactly_or_refused(kind):
         assert moved(model, FoldedWeights(raw, only(*chosen))) < 1e-10, chosen
 
 
-REFUSED = [(family, name) for family, names in EXPECTED_REFUSALS.items() for name in sorted(names)]
+def test_encoders_would_not_be_centred_by_centring_what_is_written(monkeypatch):
+    """Their norms take each sum's mean away and bring their own back: nothing changes, nothing is gained."""
+    model = model_of("bert")
+    monkeypatch.setattr(folding, "refuse_wrong_rewrites", lambda raw, rewrites: None)
+    folded = FoldedWeights(Weights(model), only("centre_writing"))
+    assert moved(model, folded) < 1e-10
+    assert model.run(text_for(model), capture=["resid_post.1"])["resid_post.1"].mean(-1).abs().max() > 1e-2
+
+
+HARMLESS = {("bert", "centre_writing"), ("roberta", "centre_writing")}
+REFUSED = [
+    (family, name)
+    for family, names in EXPECTED_REFUSALS.items()
+    for name in sorted(names)
+    if (family, name) not in HARMLESS
+]
 REFUSED_TOYS = [(kind, name) for kind, (_, names) in TOYS.items() for name in sorted(names)]
 
 
 @pytest.mark.parametrize(("family", "name"), [*REFUSED, *REFUSED_TOYS])
 def test_what_is_refused_would_have_been_wrong(family, name, monkeypatch):
     """Done all the same, each refused rewrite moves log-probabilities, or has nothing that it could fold."""
-    model = random_model(family) if family in CONFIGS else noisy_toy(**TOYS[family][0])
+    model = noisy(toy(**SMALL, **TOYS[family][0])) if family in TOYS else model_of(family)
     monkeypatch.setattr(folding, "refuse_wrong_rewrites", lambda raw, rewrites: None)
     folded = FoldedWeights(Weights(model), only(name))
     if name == "fold_norm" and not model.layout.has("final_norm", None):
@@ -218,7 +230,7 @@ def test_a_centred_bias_without_its_matrix_moves_log_probs():
     hf = folded.into_copy()
     W_U = model.hf.lm_head.weight.detach()
     hf.lm_head.weight = nn.Parameter(W_U - W_U.mean(1, keepdim=True))
-    ids = model.tokens(TEXTS[0]).ids
+    ids = model.tokens(text_for(model)).ids
     assert (log_probs(hf, ids) - log_probs(model.hf, ids)).abs().max() > 1e-3
 
 
@@ -272,6 +284,9 @@ def test_the_result_says_what_was_done_and_is_a_mapping():
     olmo = Weights(random_model("olmo2")).folded(centre_writing=False)
     assert any("only the final norm" in note for note in olmo.notes)
     assert any("keep their gains" in note for note in olmo.notes)
+    mixed = Weights(model_of("qwen2_moe")).folded(centre_writing=False)
+    assert any("layers 0, 2, where router" in note for note in mixed.notes)
+    assert torch.equal(mixed.mlp_norm_gain[2], mixed.raw.mlp_norm_gain[2]) and mixed.mlp_norm_gain[1].eq(1).all()
     assert any("behind W_E" in note for note in Weights(random_model("bloom")).folded().notes)
 
 

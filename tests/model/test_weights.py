@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest_model import CONFIGS, TEXTS, random_model
+from conftest_model import random_model
+from conftest_weights import ALL_MODELS, model_of, text_for
 from torch import nn
 
 from hooke.base.errors import ModelError, SiteError
@@ -16,41 +17,22 @@ from hooke.model.toy import toy
 from hooke.model.weights import Weights
 
 CLOSE = {"atol": 1e-10, "rtol": 1e-10}
-TOYS = {
-    "toy-attention_only": {"attention_only": True, "norm": "none"},
-    "toy-gated": {"gated": True, "activation": "silu", "norm": "rms", "positions": "rotary", "n_kv_heads": 2},
-    "toy-shortformer": {"positions": "shortformer", "d_head": 5},
-    "toy-parallel": {"parallel": True, "positions": "sinusoidal", "vocab_out": 9},
-}
-
-
-@functools.cache
-def model_of(family: str, dtype: torch.dtype = torch.float64):
-    if family not in TOYS:
-        return random_model(family, dtype)
-    model = toy(n_layers=2, **TOYS[family])
-    with torch.no_grad():
-        for weight in model.hf.parameters():
-            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
-    model.hf.to(dtype)
-    return model
 
 
 @functools.cache
 def run_of(family: str):
     """One run with every site that a weight makes or reads."""
     model = model_of(family)
-    text = "1 3 5 7 2" if model.family == "toy" else TEXTS[0]
     wanted = ("embed", "pos_embed", "final_norm", "logits")
     inner = ("attn_in", "q", "k", "v", "z", "result", "mlp_in", "mlp_pre", "mlp_pre_linear", "mlp_post")
     outputs = ("resid_pre", "resid_mid", "attn_norm_scale", "attn_out", "mlp_out")
     sites = [n for n in wanted if model.layout.has(n, None)]
     layers = range(model.n_layers)
     sites += [f"{n}.{i}" for n in (*inner, *outputs) for i in layers if model.layout.has(n, i)]
-    return model.run(text, capture=sites)
+    return model.run(text_for(model), capture=sites)
 
 
-@pytest.fixture(params=[*CONFIGS, *TOYS])
+@pytest.fixture(params=ALL_MODELS)
 def family(request):
     return request.param
 
@@ -135,10 +117,9 @@ def test_every_name_reads_and_most_share_their_storage_with_the_model(model):
 def test_ov_takes_each_position_to_what_the_head_writes(model):
     """Patterns, OV and biases give every head's result: so grouped heads read the right group's values."""
     w = Weights(model)
-    text = "1 3 5 7 2" if model.family == "toy" else TEXTS[0]
     layer = model.n_layers - 1
     names = [f"{n}.{layer}" for n in ("pattern", "attn_in", "result")]
-    run = model.run(text, capture=names)
+    run = model.run(text_for(model), capture=names)
     for head in (0, model.n_heads - 1):
         moved = run[f"attn_in.{layer}"] @ w.OV(layer, head).dense() + w.b_V.expanded[layer][head] @ w.W_O[layer][head]
         made = run[f"pattern.{layer}"][:, head] @ moved

@@ -136,7 +136,7 @@ class FoldedWeights(WeightSet):
 
 
 def refuse_wrong_rewrites(raw: WeightSet, rewrites: Rewrites) -> None:
-    """Raise where a rewrite that is asked for would change what the model computes.
+    """Raise where a rewrite that is asked for would change what the model computes, or would not do what it says.
 
     Raises:
         ConfigError: with the reason and the argument to pass.
@@ -144,7 +144,7 @@ def refuse_wrong_rewrites(raw: WeightSet, rewrites: Rewrites) -> None:
     reasons = {name: _REASONS[name](raw) for name in rewrites.names}
     wrong = [f"{name} ({reason}; pass {name}=False)" for name, reason in reasons.items() if reason is not None]
     if wrong:
-        raise ConfigError(f"this {raw.layout.family} would compute something else after {' and '.join(wrong)}")
+        raise ConfigError(f"this {raw.layout.family} does not allow {' and '.join(wrong)}")
 
 
 def _against_fold_norm(raw: WeightSet) -> str | None:
@@ -167,7 +167,7 @@ def _against_centre_writing(raw: WeightSet) -> str | None:
     if _norms_branches(layout):
         return "norms act on what attention and MLP give before it is added, and their gains bring a mean back"
     if not all(_readers_centre(layout, layer) for layer in (None, *range(layout.n_layers))):
-        return "attention, MLP or unembedding read the residual stream without a norm that takes the mean away"
+        return "not all that read the residual stream do so through a norm of their own that takes the mean away"
     if raw.read("W_E", None).shape[1] != layout.d_model:
         return "a projection lies between the embedding and the residual stream"
     if _added_behind_norm(raw):

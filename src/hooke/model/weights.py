@@ -79,10 +79,10 @@ def _notes(weights: Weights) -> Iterator[str]:
         yield "QK: queries and keys are normed between projection and score; W_QK leaves their norms out"
     if weights.embed_scale != 1:
         yield f"W_E: the model multiplies its rows by {weights.embed_scale:g}"
-    if layout.has("embed", None):
-        entry = hf.get_submodule(layout.path("embed", None))
-        if not isinstance(entry, nn.Embedding):
-            yield f"W_E: its rows pass {layout.path('embed', None)} before they enter the residual stream"
+    if layout.image_token is not None:
+        yield f"W_E: at image tokens (id {layout.image_token}) image features take the place of its rows"
+    elif layout.has("embed", None) and not isinstance(hf.get_submodule(layout.path("embed", None)), nn.Embedding):
+        yield f"W_E: its rows pass {layout.path('embed', None)} before they enter the residual stream"
     if not layout.has("final_norm", None):
         yield f"W_U: {layout.why_absent('final_norm')}"
     if layout.logit_softcap is not None:
