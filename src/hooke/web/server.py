@@ -17,7 +17,7 @@ from hooke.web.app import create_app
 from hooke.web.session import Session
 
 DEFAULT_PORT = 7333
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
 
 
 def serve(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,6 +24,13 @@ CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
 HEIGHTS = {1280: 900, 390: 844}
+LONGEST_MS = 60_000  # a limit for what hangs, not a wait: every wait is for a condition
+# Resolves once the page has drawn twice and its own short timers (40 ms, for rows that scroll by) have run. That is
+# counted in the page, not here, so it holds however late the machine lets the page have its turn.
+TURNS = """() => new Promise((done) => {
+    const frame = (next) => requestAnimationFrame(() => setTimeout(next));
+    frame(() => frame(() => setTimeout(() => setTimeout(done), 60)));
+})"""
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -59,8 +67,9 @@ def chromium():
     """A browser per file: Playwright keeps an event loop while it lives, and other tests want their own."""
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=LONGEST_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -78,12 +87,13 @@ class Visits:
     contexts: list = field(default_factory=list)
     allowed: tuple[str, ...] = ()
     pending: int = 0
+    asked: int = 0
 
     def open(self, path: str, *, width: int = 1280, scheme: str = "light", address: str | None = None):
         context = self.browser.new_context(
             viewport={"width": width, "height": HEIGHTS[width]}, color_scheme=scheme, accept_downloads=True
         )
-        context.set_default_timeout(8000)
+        context.set_default_timeout(LONGEST_MS)
         self.contexts.append(context)
         page = context.new_page()
         page.on("console", lambda m: self.note(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None)
@@ -96,17 +106,26 @@ class Visits:
         return page
 
     def settle(self, page) -> None:
-        """Wait for the view's heading or its refusal, then until no request has been on its way for a moment."""
+        """Wait for the view's heading or its refusal, then until the page had its turns and asked for nothing."""
         page.locator("main h1, main [role=alert]").first.wait_for()
-        quiet = 0
-        while quiet < 2:
-            page.wait_for_timeout(50)
-            quiet = quiet + 1 if self.pending <= 0 else 0
+        calm = 0
+        while calm < 2:
+            asked = self.asked
+            page.evaluate(TURNS)
+            calm = calm + 1 if self.pending <= 0 and self.asked == asked else 0
+
+    def until(self, page, condition, wanted) -> None:
+        """Wait until `condition(page)` is `wanted`; say what it was where that does not come."""
+        deadline = time.monotonic() + LONGEST_MS / 1000
+        while (found := condition(page)) != wanted and time.monotonic() < deadline:
+            page.wait_for_timeout(20)
+        assert found == wanted
 
     def started(self, request) -> None:
         url = urlsplit(request.url)
         self.hosts.add(url.hostname or url.scheme)
         self.pending += 1
+        self.asked += 1
 
     def ended(self, _request) -> None:
         self.pending -= 1

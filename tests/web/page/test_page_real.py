@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import threading
-import time
 
 import pytest
 from page_server import SCREENS
@@ -15,7 +13,6 @@ import hooke
 from hooke.cli.main import main
 from hooke.features.index import LatentIndex
 from hooke.web import Session, running
-from hooke.web.app import create_app
 
 pytestmark = pytest.mark.browser
 
@@ -25,19 +22,8 @@ SHORT = "text=def+f&prompt=def&tokens=4"  # the tiny model takes 64 tokens
 @pytest.fixture(scope="module")
 def real(built_page, session):
     """The real application on a free loopback port."""
-    uvicorn = pytest.importorskip("uvicorn")
-    config = uvicorn.Config(create_app(session), host="127.0.0.1", port=0, log_level="error", ws="none")
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = contextlib.nullcontext
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(10)
+    with running(session) as address:
+        yield address.rstrip("/")
 
 
 def test_all_views_on_the_real_server(visits, real, session):
@@ -68,7 +54,7 @@ def test_a_page_saved_by_the_real_server_opens_from_disk(visits, real, session, 
     download.value.save_as(file)
     saved = visits.open(str(file), address="file://")
     saved.get_by_role("heading", name=f"Latent {latent}", exact=True).wait_for()
-    assert saved.get_by_test_id("example").count() > 0
+    saved.get_by_test_id("example").first.wait_for()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from page_payloads import BIDI, HOSTILE
 from page_server import SCREENS
+from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
@@ -64,7 +65,7 @@ def test_the_overview_shows_each_score_beside_its_controls(visits):
     beaten = page.get_by_test_id("score-dead_share").locator(".beaten")
     assert beaten.inner_text() == "0 %" and page.get_by_test_id("score-fvu").locator(".beaten").count() == 0
     assert "586 dead (14.3 %)" in page.get_by_test_id("density").inner_text()
-    assert page.get_by_test_id("density").locator("rect").count() >= 20
+    page.get_by_test_id("density").locator("rect").nth(19).wait_for(state="attached")
     for fact in ("hooke/stdlib", "resid_post.2", "BatchTopK", "4,096", "1,000,000 tokens"):
         assert fact in page.get_by_test_id("facts").inner_text()
 
@@ -80,8 +81,8 @@ def test_the_latent_page_shows_numbers_logits_groups_and_relatives(visits):
     assert page.locator(".group").count() == 5
     assert page.get_by_test_id("similar").get_by_role("link").count() == 8
     page.get_by_role("button", name="Show 15 more").click()
-    assert page.get_by_test_id("group-top").get_by_test_id("example").count() == 20
-    assert page.title() == "Latent 137 · demo · hooke"
+    expect(page.get_by_test_id("group-top").get_by_test_id("example")).to_have_count(20)
+    expect(page).to_have_title("Latent 137 · demo · hooke")
 
 
 @pytest.mark.parametrize("path", ["/", "/latent/137", "/steer?latent=137", "/search?q=self&by=text", "/try"])
@@ -97,6 +98,7 @@ def test_invisible_characters_get_signs(visits):
     page = visits.open("/latent/137?group=top")
     strip = page.locator('[data-strip="0.6"]')
     page.get_by_role("button", name="Strongest").click()
+    visits.settle(page)
     text = strip.inner_text()
     assert "⟨202E⟩evil" in text and "→" in text and "↵" in text and "····" in text
 
@@ -109,7 +111,7 @@ def test_errors_of_the_server_are_shown_with_their_reason(visits):
     assert "The model is busy" in page.get_by_role("alert").inner_text()
     page.get_by_label("Seed").fill("0")
     page.get_by_test_id("continuation-steered").wait_for()
-    assert page.get_by_role("alert").count() == 0
+    expect(page.get_by_role("alert")).to_have_count(0)
     page = visits.open("/nowhere")
     assert "There is no view at /nowhere" in page.get_by_role("alert").inner_text()
 
@@ -130,5 +132,5 @@ def test_a_saved_page_works_without_a_server(visits, stub, tmp_path):
     saved.locator('[data-strip="0.0"] .tok').nth(3).click()
     assert "token id" in saved.get_by_role("tooltip").inner_text()
     saved.get_by_role("button", name="Strongest").click()
-    assert saved.locator(".group").count() == 1
+    expect(saved.locator(".group")).to_have_count(1)
     assert saved.evaluate("window.pwned") is None and len(stub.seen) == before

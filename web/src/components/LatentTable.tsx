@@ -4,6 +4,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { count, fixed, percent } from "../lib/format";
 import { setParams, usePlace } from "../lib/place";
 import { useRows } from "../lib/rows";
+import { useTyped } from "../lib/typed";
 import type { LatentRow } from "../lib/types";
 import { Link } from "./Link";
 import { Empty, Problem } from "./Message";
@@ -80,14 +81,7 @@ function chooseSort(key: string, sort: string, order: string): void {
 }
 
 function Toolbar({ sort, order, query, alive, total }: { sort: string; order: string; query: string; alive: boolean; total: number | null }) {
-  const [text, setText] = useState(query);
-  const timer = useRef(0);
-  useEffect(() => setText(query), [query]);
-  const type = (value: string) => {
-    setText(value);
-    clearTimeout(timer.current);
-    timer.current = window.setTimeout(() => setParams({ query: value || null }), 200);
-  };
+  const [text, type] = useTyped(query, (typed) => setParams({ query: typed || null }), 200);
   return (
     <div class="toolbar">
       <input type="search" class="field search" placeholder="Token or latent number" aria-label="Search latents" data-search value={text} onInput={(event) => type(event.currentTarget.value)} />

@@ -1,6 +1,6 @@
 /** The smallest observable value: enough for the address, the theme and the token under the pointer. */
 
-import { useEffect, useState } from "preact/hooks";
+import { useLayoutEffect, useState } from "preact/hooks";
 
 export interface Store<T> {
   get(): T;
@@ -27,7 +27,7 @@ export function createStore<T>(initial: T): Store<T> {
 
 export function useStore<T>(store: Store<T>): T {
   const [value, setValue] = useState(store.get());
-  useEffect(() => {
+  useLayoutEffect(() => {
     // The value may have changed between the first render and this effect.
     setValue(() => store.get());
     return store.subscribe(() => setValue(() => store.get()));

@@ -1,6 +1,5 @@
 /** Search: latents by the token they fire on, or passages by text with the latents that fire there. */
 
-import { useEffect, useRef, useState } from "preact/hooks";
 import { Card } from "../components/Card";
 import { Example } from "../components/Example";
 import { Link } from "../components/Link";
@@ -10,6 +9,7 @@ import { TokenChip } from "../components/TokenLabel";
 import { useGet } from "../lib/api";
 import { count, fixed, percent } from "../lib/format";
 import { latentHref, setParams, usePlace } from "../lib/place";
+import { useTyped } from "../lib/typed";
 import type { TextSearch, TokenSearch } from "../lib/types";
 
 const KINDS = [
@@ -94,14 +94,7 @@ export function SearchView() {
   const { params } = usePlace();
   const query = params.get("q") ?? "";
   const by = params.get("by") === "text" ? "text" : "token";
-  const [text, setText] = useState(query);
-  const timer = useRef(0);
-  useEffect(() => setText(query), [query]);
-  const type = (value: string) => {
-    setText(value);
-    clearTimeout(timer.current);
-    timer.current = window.setTimeout(() => setParams({ q: value || null, lock: null }), 250);
-  };
+  const [text, type] = useTyped(query, (typed) => setParams({ q: typed || null, lock: null }), 250);
   return (
     <main class="page narrow">
       <header class="page-head">
