@@ -23,7 +23,8 @@ _PER_IMAGE = (_PIXELS, _GRID, "image_sizes", "pixel_attention_mask")
 def of_rows(
     media: Media, shape: tuple[int, int], image: Bool[Tensor, "batch pos"] | None, rows: Sequence[int]
 ) -> dict[str, Tensor]:
-    """The media of some rows of a batch of this shape, in the order asked for, repeated where a row is.
+    """The media of some rows of a batch of this shape, in the order asked for, repeated where a row is. Rows without an
+    image take none along.
 
     Raises:
         DataError: where it cannot be said which entries belong to which row.
@@ -33,9 +34,11 @@ def of_rows(
     chosen, patches = _images_of(media, image, rows) if any(name in _PER_IMAGE for name in media) else ([], None)
     found = {}
     for name, tensor in media.items():
+        if name in _PER_IMAGE and not chosen:
+            continue
         if name == _PIXELS and patches is not None:
             parts = tensor.split(patches)
-            found[name] = torch.cat([tensor[:0], *(parts[number] for number in chosen)])
+            found[name] = torch.cat([parts[number] for number in chosen])
         elif name in _PER_IMAGE:
             found[name] = tensor[chosen]
         elif tensor.shape[:2] == shape:

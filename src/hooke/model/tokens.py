@@ -8,9 +8,10 @@ their row (BOS included where it was added), whatever side the padding is on.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -39,6 +40,8 @@ class Tokens:
     names: Mapping[str, Int[Tensor, " batch"]] = field(default_factory=dict)
     media: Mapping[str, Tensor] = field(default_factory=dict)
     image: Bool[Tensor, "batch pos"] | None = None
+
+    _found: dict[tuple[int, ...], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def from_ids(
@@ -71,7 +74,7 @@ class Tokens:
         return cls(ids, mask, mask & ~special)
 
     @classmethod
-    def from_encoding(cls, encoding: Mapping[str, Tensor], *, special_ids: Collection[int] = ()) -> Tokens:
+    def from_encoding(cls, encoding: Mapping[str, Any], *, special_ids: Collection[int] = ()) -> Tokens:
         """Build from what a tokenizer or processor of transformers returns with `return_tensors="pt"`.
 
         Raises:
@@ -92,17 +95,17 @@ class Tokens:
         """(batch, pos)."""
         return self.ids.shape[0], self.ids.shape[1]
 
-    @property
+    @functools.cached_property
     def lengths(self) -> Int[Tensor, " batch"]:
         """Tokens in each row, padding not counted."""
         return self.mask.sum(dim=1)
 
-    @property
+    @functools.cached_property
     def starts(self) -> Int[Tensor, " batch"]:
         """Column of each row's first token."""
         return self.mask.int().argmax(dim=1)
 
-    @property
+    @functools.cached_property
     def is_padded(self) -> bool:
         """Whether any row has padding."""
         return not bool(self.mask.all())
@@ -118,7 +121,11 @@ class Tokens:
         Raises:
             DataError: for a position beyond a row, naming the row and its length.
         """
-        return self._columns(torch.tensor(list(positions), device=self.ids.device).long().expand(len(self.ids), -1))
+        asked = tuple(positions)
+        if asked not in self._found:  # sweeps ask for the same few positions again and again
+            given = torch.tensor(asked, dtype=torch.long, device=self.ids.device).expand(len(self.ids), -1)
+            self._found[asked] = self._columns(given)
+        return self._found[asked]
 
     def named(self, name: str) -> Int[Tensor, "batch 1"]:
         """Column of a named position in each row.
