@@ -60,8 +60,8 @@ def test_serve_announces_its_address_and_opens_the_browser(session, monkeypatch)
         target=server.serve, args=(session,), kwargs={"port": 0, "open_browser": True, "on_ready": addresses.append}
     )
     thread.start()
-    assert ready.wait(20)
+    assert ready.wait(60)
     assert httpx.get(addresses[0]).status_code in (200, 503) and opened == addresses
     made[0].should_exit = True
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
