@@ -28,6 +28,16 @@ from hooke.model.weight_set import WeightSet
 
 _READERS = {"W_Q": "attn_norm", "W_K": "attn_norm", "W_V": "attn_norm", "W_in": "mlp_norm", "W_gate": "mlp_norm"}
 _WRITERS = ("W_E", "W_pos", "W_O", "b_O", "W_out", "b_out")
+_FOLDED_NORMS = ("attn_norm", "mlp_norm", "final_norm")
+_CHANGED = {
+    "fold_norm": frozenset(
+        (*_READERS, *(name.replace("W", "b") for name in _READERS), "W_U", "b_U")
+        + tuple(f"{norm}_{part}" for norm in _FOLDED_NORMS for part in ("gain", "bias"))
+    ),
+    "centre_writing": frozenset(_WRITERS),
+    "centre_unembed": frozenset(("W_U", "b_U")),
+    "fold_value_bias": frozenset(("b_V", "b_O")),
+}
 
 
 @dataclass(frozen=True)
@@ -76,14 +86,16 @@ class FoldedWeights(WeightSet):
     def into_copy(self) -> PreTrainedModel:
         """A copy of the Hugging Face model with these weights in place of its own: for checking, or for running.
 
-        Its log-probabilities are those of the original up to rounding; its biases may be new and its embeddings are
-        untied.
+        Its log-probabilities are those of the original up to rounding. Biases may be new, and tied embeddings are apart
+        where a rewrite changes one of them. Parameters that no rewrite concerns stay bit for bit.
         """
         hf = copy.deepcopy(self.raw.hf)
         hf.config.tie_word_embeddings = False
+        changed = frozenset().union(*(_CHANGED[name] for name in self.rewrites.names))
         for name in self:
             stem, layer = split_name(name, self.layout.n_layers)
-            place(hf, self.layout, stem, layer).write(self._rewritten(stem, layer))
+            if stem in changed:
+                place(hf, self.layout, stem, layer).write(self._rewritten(stem, layer))
         return hf
 
     # -- the rewrites, in float64 --------------------------------------------------------------------------------------

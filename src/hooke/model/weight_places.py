@@ -7,7 +7,6 @@ whose input is `z` holds W_O, and the tap's view that finds the heads in the act
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +23,6 @@ LAYER_NAMES = (
     *(f"{kind}_{part}" for part in _SITES for kind in "Wb"),
     *(f"{norm}_{part}" for norm in _NORMS for part in ("gain", "bias")),
 )
-
-
-@runtime_checkable
-class Place(Protocol):
-    """Where one weight lies. `read` gives a view of the storage where it can; `write` puts in a new parameter."""
-
-    def read(self) -> Tensor: ...
-
-    def write(self, value: Tensor) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -125,6 +115,10 @@ class NormPart:
             _replace(self.module, self.attribute, (value - offset).to(kept.dtype))
         elif (value != float(self.attribute == "weight")).any():
             raise ModelError(f"{self.where} has no {self.attribute} to write to")
+
+
+# `read` gives a view of the storage where it can; `write` puts in a new parameter.
+Place = Matrix | Bias | Table | NormPart
 
 
 def split_name(name: str, n_layers: int) -> tuple[str, int | None]:
