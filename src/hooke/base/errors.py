@@ -43,6 +43,10 @@ class MissingExtraError(HookeError, ImportError):
     """An optional package is needed and not installed."""
 
 
+class HookeWarning(UserWarning):
+    """Something works, though not in full; the text says what is missing."""
+
+
 def require_extra(module: str, extra: str) -> ModuleType:
     """Import an optional package, or say which extra brings it.
 
