@@ -150,15 +150,11 @@ def test_the_packed_pass_computes_no_more_than_planned():
     plan = model.plan_sweep(tokens, sets, LogitDifference(5, 6))
     seen = 0
 
-    def count(module, args, kwargs) -> None:
+    def count(module, args, output) -> None:
         nonlocal seen
-        x = args[0] if args else kwargs["hidden_states"]
-        seen += x.shape[0] * x.shape[1]
+        seen += output.shape[0] * output.shape[1]
 
-    handles = [
-        model.hf.get_submodule(f"{model.layout.blocks}.{n}").register_forward_pre_hook(count, with_kwargs=True)
-        for n in range(3)
-    ]
+    handles = [model.hf.get_submodule(f"{model.layout.blocks}.{n}").register_forward_hook(count) for n in range(3)]
     list(plan.stream())
     for handle in handles:
         handle.remove()

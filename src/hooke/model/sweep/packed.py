@@ -1,16 +1,16 @@
 """The packed pass of a sweep: only what differs from the clean run is computed, all rows in one pass over the blocks.
 
-Rows join at the layer where they leave the clean run. All their tokens lie side by side, `[1, n, d_model]`, so that the
-model's own modules see no padding and no unchanged token; inside attention each row is spread out again, with the clean
-run's keys and values left of its first change. In the last layer only the places that are read go through the output
-projection and the MLP.
+Rows join at the layer where they leave the clean run, which is computed along the first time. All tokens lie side by
+side, `[1, n, d_model]`, so that the model's own modules see no padding and no unchanged token; inside attention each
+row is spread out again, with the clean run's queries, keys and values where it does not differ. In the last layer only
+the places that are read go through the output projection and the MLP.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -18,71 +18,62 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hooke.model.attention import routed, step_by_step
-from hooke.model.capture import own_run
+from hooke.model.capture import StopRun, own_run
 from hooke.model.families.family import Layout, Tap
 from hooke.model.sites import INNER_SITES, MAP_SITES, Site
-from hooke.model.sweep.clean import Clean
-from hooke.model.sweep.rows import LocalEdit, Row
-
-
-class Packing:
-    """Where the tokens of a set of rows lie, rows in the order in which they join."""
-
-    def __init__(self, rows: Sequence[Row], width: int, device: torch.device) -> None:
-        self.rows = sorted(rows, key=lambda row: (row.layer, row.late))
-        self.width = width
-        widths = torch.tensor([row.width for row in self.rows])
-        self.ends = widths.cumsum(0).tolist()
-        self.starts = [0, *self.ends[:-1]]
-        self.row = torch.repeat_interleave(torch.arange(len(self.rows)), widths).to(device)
-        self.column = torch.cat([torch.arange(row.first, row.end) for row in self.rows]).to(device)
-        self.examples = torch.tensor([row.example for row in self.rows], device=device)
-        self.example = self.examples[self.row]
-
-    def joined(self, layer: int) -> tuple[int, int]:
-        """How many rows take part in a layer's attention, and how many in the layer at all."""
-        early = sum(row.layer < layer or (row.layer == layer and not row.late) for row in self.rows)
-        return early, sum(row.layer <= layer for row in self.rows)
-
-    def tokens(self, n_rows: int) -> int:
-        """Tokens of the first rows."""
-        return self.ends[n_rows - 1] if n_rows else 0
-
-    def index(self, row: int, columns: Tensor) -> Tensor:
-        """Places of some columns of a row among the packed tokens."""
-        return columns - self.rows[row].first + self.starts[row]
-
-    def places(self, columns: Int[Tensor, "batch position"]) -> Int[Tensor, "row position"]:
-        """Places of the columns that a metric reads, -1 where a row does not differ from the clean run there."""
-        first = torch.tensor([row.first for row in self.rows], device=columns.device)[:, None]
-        starts = torch.tensor(self.starts, device=columns.device)[:, None]
-        asked = columns[self.examples]
-        return torch.where(asked >= first, asked - first + starts, torch.full_like(asked, -1))
+from hooke.model.sweep.clean import Clean, packed_options
+from hooke.model.sweep.packing import Packing
 
 
 @torch.no_grad()
 def packed_pass(
-    hf: nn.Module, layout: Layout, clean: Clean, packing: Packing, read: Int[Tensor, " place"] | None
+    hf: nn.Module,
+    layout: Layout,
+    clean: Clean,
+    packing: Packing,
+    *,
+    arguments: Mapping[str, Tensor],
+    read: Int[Tensor, " place"] | None,
 ) -> Float[Tensor, "n d_model"]:
-    """What the last block gives for every packed token; where `read` names the places that are needed, the others are
-    undefined.
+    """What the last block gives for every packed token.
+
+    Args:
+        arguments: of the model's forward, for the inputs.
+        read: the places that are needed; the others of the result are undefined. None needs all.
+
+    Raises:
+        NotPlain: where the blocks take something that cannot be packed.
     """
-    first = packing.rows[0].layer
-    hidden = None
-    with own_run() as mine:
-        for n in range(first, layout.n_layers):
-            _, now = packing.joined(n)
-            before = 0 if hidden is None else hidden.shape[1]
-            new = slice(before, packing.tokens(now))
-            joining = clean.layers[n].inputs[packing.example[new], packing.column[new]][None]
-            hidden = joining if hidden is None else torch.cat([hidden, joining], dim=1)
-            last = n == layout.n_layers - 1
-            hidden = _Block(hf, layout, clean, packing, n, mine).run(hidden, read if last else None)
-    return hidden[0]
+    last = layout.n_layers - 1
+    first = 0 if packing.n_clean else min(row.layer for row in packing.rows)
+    result: list[Tensor] = []
+
+    def finish(_: nn.Module, args: tuple, output: Tensor | tuple) -> None:
+        if mine():
+            result.append(output if isinstance(output, Tensor) else output[0])
+            raise StopRun
+
+    with ExitStack() as stack:
+        mine = stack.enter_context(own_run())
+        passes = [
+            BlockPass(hf, layout, clean, packing, n, mine, read if n == last else None) for n in range(first, last + 1)
+        ]
+        for block in passes:
+            block.enter(stack)
+        stack.callback(passes[-1].block.register_forward_hook(finish).remove)
+        with suppress(StopRun):
+            if packing.n_clean:
+                hf(**arguments, use_cache=False)  # the model itself leads from block to block
+            else:
+                hidden = passes[0].nothing
+                for block in passes:
+                    output = block.block(hidden, **clean.layers[block.layer].options)
+                    hidden = output if isinstance(output, Tensor) else output[0]
+    return result[0][0]
 
 
-class _Block:
-    """One block of the packed pass."""
+class BlockPass:
+    """What the packed pass does at one block: hooks that pack, change and spread."""
 
     def __init__(
         self,
@@ -92,23 +83,27 @@ class _Block:
         packing: Packing,
         layer: int,
         is_mine: Callable[[], bool],
+        read: Tensor | None,
     ) -> None:
-        self.layout, self.packing, self.layer, self.is_mine = layout, packing, layer, is_mine
-        self.clean, self.hf = clean.layers[layer], hf
-        self.n_attending, self.n_rows = packing.joined(layer)
+        self.hf, self.layout, self.packing, self.layer, self.is_mine = hf, layout, packing, layer, is_mine
+        self.whole, self.clean = clean, clean.layers[layer]
         self.block = self.module("")
-        self.edits: dict[Site, list[tuple[int, LocalEdit]]] = {}
-        for index, row in enumerate(packing.rows[: self.n_rows]):
-            for edit in row.edits:
-                site = self._site_here(edit)
-                if site is not None:
-                    self.edits.setdefault(site.without_head, []).append((index, edit))
+        self.edits = packing.edits(layer, layout.n_layers)
+        self.n_rows, self.n_attending = packing.joined(layer), packing.attending(layer)
+        self.n, self.n_spread = packing.starts[self.n_rows], packing.starts[self.n_attending]
+        asking = packing.asking(layer, self.edits)
+        # Modules cannot reshape nothing: where no token asks, one goes through attention, and nobody reads it.
+        self.asking = asking if len(asking) else torch.zeros(1, dtype=torch.long, device=asking.device)
+        self.narrow = len(self.asking) < self.n
+        self.read = read if read is not None and len(read) < self.n else None
+        self.mixed: Tensor | None = None
 
-    def _site_here(self, edit: LocalEdit) -> Site | None:
-        site = edit.placed.site
-        if site.name == "resid_post" and site.layer + 1 < self.layout.n_layers:
-            site = dataclasses.replace(site, name="resid_pre", layer=site.layer + 1)
-        return site if site.layer == self.layer else None
+    @property
+    def nothing(self) -> Tensor:
+        """No token yet."""
+        like = self.clean.inputs
+        assert like is not None
+        return like.new_zeros(1, 0, like.shape[-1])
 
     def module(self, path: str) -> nn.Module:
         return self.hf.get_submodule(self.layout.module(self.layer, path))
@@ -116,57 +111,111 @@ class _Block:
     def tap(self, name: str) -> Tap:
         return self.layout.tap(name, self.layer)
 
-    def run(self, hidden: Tensor, read: Tensor | None) -> Tensor:
-        """The block's output for the packed tokens `[1, n, d_model]`."""
-        packing = self.packing
-        # Modules cannot reshape nothing: where no row attends, one token goes through attention and is dropped.
-        n = max(1, packing.tokens(self.n_attending))
-        shape = (self.clean.inputs.shape[0], packing.width)
-        options = self.clean.options_at(packing.example[:n], packing.column[:n], shape)
-        if ("resid_pre", self.layer) in {(site.name, site.layer) for site in self.edits}:
-            hidden = self._changed(Site("resid_pre", self.layer), hidden)
-        with ExitStack() as stack:
-            attention = self.module(self.layout.attention)
-            stack.enter_context(routed(attention, self._attend))
-            self._hook(stack, attention, before=lambda x: x[:, :n])
-            if n < hidden.shape[1]:
-                self._hook(stack, self.module(self.tap("z").path), before=self._with_clean_mixed)
-            if read is not None and len(read) < hidden.shape[1]:
-                self._narrow_outputs(stack, read, hidden.shape[1])
-            self._hook_edits(stack)
-            if read is not None and len(read) < hidden.shape[1]:
-                self._narrow_inputs(stack, read)
-            output = self.block(hidden, **options)
-        return output if isinstance(output, Tensor) else output[0]
+    def enter(self, stack: ExitStack) -> None:
+        """Put the hooks on. Those of one module act in this order: edits see all tokens, later parts fewer."""
+        handle = self.block.register_forward_pre_hook(self._pack, with_kwargs=True)
+        stack.callback(handle.remove)
+        attention = self.module(self.layout.attention)
+        stack.enter_context(routed(attention, self._attend))
+        if self.narrow:
+            self._hook(stack, self.module(self.tap("z").path), before=lambda _: self._mixed_of_all())
+        spans = [] if self.read is None else self._spans()
+        for _, end, places, n in spans:
+            self._hook(stack, self.module(end), after=_widened(places, n))
+        self._hook_edits(stack)
+        for begin, _, places, _ in spans:
+            for path in begin:
+                self._hook(stack, self.module(path), before=_chosen(places))
+        if self.narrow:
+            self._hook(stack, attention, before=lambda x: x[:, self.asking])
+        if not self.whole.keep:
+            stack.callback(self.clean.forget)
+            self._hook(stack, self.block, after=self._forget)
+
+    def _forget(self, output: Tensor) -> Tensor:
+        self.clean.forget()
+        self.mixed = None
+        return output
+
+    # -- entering the block --------------------------------------------------------------------------------------------
+
+    def _pack(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
+        if not self.is_mine():
+            return None
+        given = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
+        given.update(given.pop("kwargs", {}))
+        hidden = given.pop(next(iter(given)))  # hidden states come first in every family
+        packing, whole = self.packing, self.whole
+        if packing.n_clean:
+            if self.layer == 0:  # the model's own [batch, pos, d_model]
+                hidden = hidden[whole.example, whole.column][None]
+            self.clean.options = {name: value for name, value in given.items() if value is not None}
+            self.clean.inputs = whole.kept(hidden[0, : packing.n_clean])
+        assert self.clean.inputs is not None
+        new = slice(hidden.shape[1], self.n)
+        hidden = torch.cat([hidden, self.clean.inputs[packing.clean_place[new]][None]], dim=1)
+        site = Site("resid_pre", self.layer)
+        if site in self.edits:
+            hidden = self._changed(site, hidden)
+        ask = self.asking
+        options = packed_options(self.clean.options, packing.example[ask], packing.column[ask], whole.shape)
+        return (hidden,), options
 
     # -- attention -----------------------------------------------------------------------------------------------------
 
     def _attend(
-        self, kernel: Callable, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _: Any, **options: Any
+        self, kernel: Callable, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
     ) -> tuple[Tensor, None]:
-        """Attention of the packed tokens, each row spread out over its columns with the clean keys and values."""
-        packing, n = self.packing, query.shape[2]
-        rows, width = self.n_attending, packing.width
+        """Attention of the packed tokens, each row spread out over its columns."""
+        packing, rows, width = self.packing, self.n_attending, self.packing.width
+        query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [n, head, d_head]
+        if packing.n_clean:
+            kept = self.whole.kept
+            self.clean.queries, self.clean.keys, self.clean.values = (
+                kept(tensor[: packing.n_clean]) for tensor in (query, key, value)
+            )
+            self.clean.mask = self.clean.options.get("attention_mask")
         if rows == 0:
-            return query.new_zeros(1, n, query.shape[1], value.shape[-1]), None
-        examples, place = packing.examples[:rows], packing.row[:n] * width + packing.column[:n]
+            return query.new_zeros(1, len(query), query.shape[1], value.shape[-1]), None
+        from_clean = self.whole.place[packing.examples[:rows]]  # [row, column] -> clean token
+        ask = self.asking
+        place = packing.row[ask] * width + packing.column[ask]
 
-        def spread(packed: Tensor, clean: Tensor | None) -> Tensor:
-            tokens = packed[0].transpose(0, 1)  # [n, head, d_head]
-            full = tokens.new_zeros(rows, width, *tokens.shape[1:]) if clean is None else clean[examples]
+        def spread(tokens: Tensor, clean: Tensor | None) -> Tensor:
+            assert clean is not None
+            full = clean[from_clean]
             full.view(rows * width, *tokens.shape[1:]).index_copy_(0, place, tokens)
             return full.transpose(1, 2)
 
-        full = spread(query, None), spread(key, self.clean.keys), spread(value, self.clean.values)
+        full = (
+            spread(query, self.clean.queries),
+            spread(key, self.clean.keys),
+            spread(value, self.clean.values),
+        )
         mask = self.clean.mask
         if mask is not None and mask.shape[0] != 1:
-            mask = mask[examples]
-        inner = {index for site, edits in self.edits.items() if site.name in INNER_SITES for index, _ in edits}
+            mask = mask[packing.examples[:rows]]
+        inner = {row for site, items in self.edits.items() if site.name in INNER_SITES for row, _ in items}
         if not inner:
             mixed, _ = kernel(module, *full, mask, **options)
         else:
             mixed = self._attend_apart(kernel, module, full, mask, sorted(inner), options)
-        return mixed[packing.row[:n], packing.column[:n]][None], None
+        self.mixed = mixed.flatten(-2)
+        if packing.n_clean:
+            own = self.mixed[packing.row[: packing.n_clean], packing.column[: packing.n_clean]]
+            self.clean.mixed = self.whole.kept(own)
+        return mixed[packing.row[ask], packing.column[ask]][None], None
+
+    def _mixed_of_all(self) -> Tensor:
+        """What enters the output projection, of all rows: those that join after attention take the clean run's."""
+        packing, parts = self.packing, []
+        if self.n_spread:
+            assert self.mixed is not None
+            parts.append(self.mixed[packing.row[: self.n_spread], packing.column[: self.n_spread]])
+        if self.n_spread < self.n:
+            assert self.clean.mixed is not None
+            parts.append(self.clean.mixed[packing.clean_place[self.n_spread : self.n]])
+        return torch.cat(parts)[None]
 
     def _attend_apart(
         self,
@@ -179,7 +228,7 @@ class _Block:
     ) -> Tensor:
         """Rows with edits inside attention go step by step, the others stay on the kernel."""
         rows = full[0].shape[0]
-        plain = [index for index in range(rows) if index not in inner]
+        plain = sorted(set(range(rows)) - set(inner))
         mixed = full[0].new_empty(rows, full[0].shape[2], full[0].shape[1], full[2].shape[-1])
         for chosen in (inner, plain):
             if not chosen:
@@ -195,33 +244,30 @@ class _Block:
 
     def _observer(self, chosen: list[int]) -> Callable[[str, Tensor], Tensor]:
         def observe(name: str, value: Tensor) -> Tensor:
-            edits = self.edits.get(Site(name, self.layer), ())
-            if not edits:
-                return value
-            value = value.clone()
-            for index, edit in edits:
-                row = slice(chosen.index(index), chosen.index(index) + 1)
+            items = self.edits.get(Site(name, self.layer), ())
+            value = value.clone() if items else value
+            for row, edit in items:
+                here = chosen.index(row)
                 columns = edit.columns.to(value.device)
                 head, by_query = edit.placed.site.head, name in MAP_SITES
-                view = value[row] if head is None else value[row].select(1 if by_query else 2, head)
-                view = view.transpose(1, 2) if by_query and head is None else view  # positions second
-                changed = self._new_value(index, edit, view, by_query and head is None)
-                view[:, columns] = changed[:, columns]
+                view = value[here : here + 1]
+                view = view if head is None else view.select(1 if by_query else 2, head)
+                turned = by_query and head is None  # [1, head, query, key]: queries second
+                example = torch.tensor([[self.packing.rows[row].example]], device=value.device)
+                own = edit.placed.edit.at(example, torch.arange(self.packing.width, device=value.device)[None])
+                changed = own.change(view)
+                if turned:
+                    view[:, :, columns] = changed[:, :, columns]
+                else:
+                    view[:, columns] = changed[:, columns]
             return value
 
         return observe
 
-    def _new_value(self, index: int, edit: LocalEdit, view: Tensor, turned: bool) -> Tensor:
-        """The edit's value for all columns of one row, `[1, pos, ...]`."""
-        columns = torch.arange(view.shape[1], device=view.device)
-        own = edit.placed.edit.at(torch.tensor([[self.packing.rows[index].example]]), columns[None])
-        changed = own.change(view.transpose(1, 2) if turned else view)
-        return changed.transpose(1, 2) if turned else changed
-
     # -- edits at modules ----------------------------------------------------------------------------------------------
 
     def _hook_edits(self, stack: ExitStack) -> None:
-        for site in sorted(self.edits, key=lambda site: site.order):  # several sites may lie at one module
+        for site in self.edits:
             if site.name in INNER_SITES or site.name == "resid_pre":
                 continue
             tap = self.tap(site.name)
@@ -231,7 +277,7 @@ class _Block:
             elif tap.side == "in":
                 self._hook(stack, module, before=self._before(site, tap))
             else:
-                self._hook(stack, module, after=self._after(site, tap))
+                self._hook(stack, module, after=lambda output, site=site, tap=tap: self._written(site, tap, output))
 
     def _before(self, site: Site, tap: Tap) -> Callable[[Tensor], Tensor]:
         def change(x: Tensor) -> Tensor:
@@ -240,14 +286,10 @@ class _Block:
 
         return change
 
-    def _after(self, site: Site, tap: Tap) -> Callable[[Tensor], Tensor]:
-        return lambda output: self._written(site, tap, output)
-
-    def _through(self, site: Site, tap: Tap) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+    def _through(self, site: Site, tap: Tap) -> Callable[[nn.Module, Tensor, Any], Any]:
         def change(module: nn.Module, x: Tensor, output: Any) -> Any:
             value = tap.view.read(module, x, output)
-            shaped = value.unflatten(0, (1, -1)) if tap.flat else value
-            changed = self._changed(site, shaped)
+            changed = self._changed(site, value.unflatten(0, (1, -1)) if tap.flat else value)
             return tap.view.write(module, x, output, changed.flatten(0, 1) if tap.flat else changed)
 
         return change
@@ -260,51 +302,39 @@ class _Block:
     def _changed(self, site: Site, value: Tensor) -> Tensor:
         """The site's packed tensor `[1, n, ...]` with the rows' edits applied, each to its own tokens."""
         value = value.clone()
-        for index, edit in self.edits[site]:
+        for row, edit in self.edits[site]:
             columns = edit.columns.to(value.device)
-            place, head = self.packing.index(index, columns), edit.placed.site.head
-            row = torch.tensor([[self.packing.rows[index].example]], device=value.device)
-            own = edit.placed.edit.at(row, columns[None])
+            place, head = self.packing.index(row, columns), edit.placed.site.head
+            if site.name in ("q", "k", "v") and self.narrow:
+                place = torch.searchsorted(self.asking, place)
+            example = torch.tensor([[self.packing.rows[row].example]], device=value.device)
+            own = edit.placed.edit.at(example, columns[None])
             if head is None:
                 value[0, place] = own.change(value[:, place])[0]
             else:
                 value[0, place, head] = own.change(value[:, place, head])[0]
         return value
 
-    # -- fewer tokens where fewer are needed ---------------------------------------------------------------------------
+    # -- fewer tokens in the last layer --------------------------------------------------------------------------------
 
-    def _with_clean_mixed(self, x: Tensor) -> Tensor:
-        """Attention's result for all rows: those that join after it take the clean run's."""
-        done, end = self.packing.tokens(self.n_attending), self.packing.tokens(self.n_rows)
-        late = slice(done, end)
-        clean = self.clean.mixed[self.packing.example[late], self.packing.column[late]]
-        return torch.cat([x[:, :done], clean[None]], dim=1)
-
-    def _spans(self) -> list[tuple[list[str], str]]:
-        """Stretches of modules that act on each token alone: where they begin and where they end."""
-        touched = {site.name for site in self.edits}
+    def _spans(self) -> list[tuple[list[str], str, Tensor, int]]:
+        """Stretches of modules that act on each token alone: where they begin, where they end, which of how many tokens
+        are needed there.
+        """
+        assert self.read is not None
+        touched, has = {site.name for site in self.edits}, self.layout.has
         spans = []
         if "result" not in touched:
-            spans.append(([self.tap("z").path], self.tap("z").path))
-        inside = ("mlp_pre", "mlp_gate", "mlp_pre_linear", "mlp_post")
-        if self.layout.has("mlp_post", self.layer) and not touched & set(inside):
-            begin = {self.tap(n).path for n in ("mlp_pre", "mlp_pre_linear") if self.layout.has(n, self.layer)}
-            if begin and all(self.tap(n).side == "out" for n in ("mlp_pre",) if self.layout.has(n, self.layer)):
-                spans.append((sorted(begin), self.tap("mlp_post").path))
+            spans.append(([self.tap("z").path], self.tap("z").path, self.read, self.n))
+        inside = {"mlp_pre", "mlp_gate", "mlp_pre_linear", "mlp_post"}
+        if has("mlp_post", self.layer) and not touched & inside:
+            begin = {self.tap(name).path for name in ("mlp_pre", "mlp_pre_linear") if has(name, self.layer)}
+            spans.append((sorted(begin), self.tap("mlp_post").path, self.read, self.n))
+        query, others = self.tap("q").path, {self.tap("k").path, self.tap("v").path}
+        asked = self.read[torch.isin(self.read, self.asking)]
+        if "q" not in touched and query not in others and len(asked):
+            spans.append(([query], query, torch.searchsorted(self.asking, asked), len(self.asking)))
         return spans
-
-    def _narrow_outputs(self, stack: ExitStack, read: Tensor, n: int) -> None:
-        def widen(output: Tensor) -> Tensor:
-            wide = output.new_zeros(*output.shape[:-2], n, output.shape[-1])
-            return wide.index_copy_(-2, read, output)
-
-        for _, end in self._spans():
-            self._hook(stack, self.module(end), after=widen)
-
-    def _narrow_inputs(self, stack: ExitStack, read: Tensor) -> None:
-        for begin, _ in self._spans():
-            for path in begin:
-                self._hook(stack, self.module(path), before=lambda x: x.index_select(-2, read))
 
     def _hook(
         self,
@@ -315,7 +345,7 @@ class _Block:
         after: Callable[[Tensor], Tensor] | None = None,
         through: Callable[[nn.Module, Tensor, Any], Any] | None = None,
     ) -> None:
-        """Put a change of a module's input or output on for the time of this block."""
+        """Put a change of a module's input or output on for the time of the pass."""
 
         def on_input(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
             if not self.is_mine():
@@ -339,3 +369,15 @@ class _Block:
         else:
             handle = module.register_forward_hook(on_call, with_kwargs=True)
         stack.callback(handle.remove)
+
+
+def _chosen(places: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: x.index_select(-2, places)
+
+
+def _widened(places: Tensor, n: int) -> Callable[[Tensor], Tensor]:
+    def widen(output: Tensor) -> Tensor:
+        wide = output.new_zeros(*output.shape[:-2], n, output.shape[-1])
+        return wide.index_copy_(-2, places, output)
+
+    return widen

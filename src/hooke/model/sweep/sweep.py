@@ -26,8 +26,9 @@ from hooke.model.metrics import Metric
 from hooke.model.plan import PlacedEdit, columns_of, place_edits
 from hooke.model.run import Run
 from hooke.model.sweep.batched import batched_pass
-from hooke.model.sweep.clean import Clean, NotPlain, clean_run
-from hooke.model.sweep.packed import Packing, packed_pass
+from hooke.model.sweep.clean import Clean, NotPlain
+from hooke.model.sweep.packed import packed_pass
+from hooke.model.sweep.packing import Packing
 from hooke.model.sweep.rows import Row, rows_of, why_not_packed
 from hooke.model.sweep.tail import Tail, is_plain
 from hooke.model.tokens import Tokens
@@ -86,14 +87,7 @@ class SweepPlan:
         """Results in order: the numbers of the edit sets, and the metric under each of them. Sets before `first` are
         left out.
         """
-        yield from self._stream(_Worker(self), first)
-
-    def run(self, *, first: int = 0) -> tuple[Iterator[tuple[range, Tensor]], Callable[[], Float[Tensor, " batch"]]]:
-        """Results in order, as `stream`, and the metric without edits, from the same clean run."""
         worker = _Worker(self)
-        return self._stream(worker, first), worker.baseline
-
-    def _stream(self, worker: _Worker, first: int) -> Iterator[tuple[range, Tensor]]:
         for chunk in self.chunks:
             if chunk.stop > first:
                 yield chunk, worker.values(chunk)
@@ -186,14 +180,17 @@ def sweep(
     if saved is not None:
         done = saved.load(values)
     result_type = torch.float32
-    parts, baseline_of = plan.run(first=done)
-    for numbers, part in parts:
+    worker = _Worker(plan)
+    for numbers in plan.chunks:
+        if numbers.stop <= done:
+            continue
+        part = worker.values(numbers)
         values[numbers.start : numbers.stop] = part.double()
         result_type = part.dtype
         if saved is not None:
             saved.store(values, numbers.stop)
         sink.progress("sweep", numbers.stop, len(values), "edit sets")
-    baseline = baseline_of()
+    baseline = worker.baseline()
     return Sweep(values.to(torch.promote_types(result_type, baseline.dtype)), baseline, plan)
 
 
@@ -243,13 +240,14 @@ def _chunks(model: Model, tokens: Tokens, rows: Mapping[int, Sequence[Row]], n_s
 
 
 class _Worker:
-    """Computes chunks; the clean run is made once, when first needed."""
+    """Computes chunks; the clean run is made along with the first of them, and kept where there are more."""
 
     def __init__(self, plan: SweepPlan) -> None:
         self.plan, self.model, self.tokens = plan, plan.model, plan.tokens
         self.tail = Tail(self.model.hf, self.model.layout)
-        self.clean: Clean | None = None
-        self.not_plain = False
+        self.clean = Clean(self.tokens, self.model.n_layers, keep=len(plan.chunks) > 1)
+        self.unedited: Tensor | None = None
+        self.not_plain = not plan.rows
         metric = plan.metric
         self.read = columns_of(self.tokens, metric.positions, "metric") if isinstance(metric, Metric) else None
 
@@ -268,9 +266,12 @@ class _Worker:
 
     def baseline(self) -> Float[Tensor, " batch"]:
         """The metric without edits."""
-        if self.plan.rows and not self.not_plain:
-            return self._clean_values()
-        return self._metric(self.model.run(self.tokens))
+        if self.unedited is None and not self.not_plain:
+            try:
+                self._packed([])
+            except NotPlain:
+                self.not_plain = True
+        return self._metric(self.model.run(self.tokens)) if self.unedited is None else self.unedited
 
     def _metric(self, run: Run) -> Tensor:
         with torch.no_grad():
@@ -279,28 +280,36 @@ class _Worker:
             raise DataError(f"the metric gave shape {tuple(values.shape)}; expected one number per example")
         return values
 
+    @torch.no_grad()
     def _packed(self, numbers: Sequence[int]) -> dict[int, Tensor]:
         rows = [row for number in numbers for row in self.plan.rows[number]]
-        clean = self._clean()
-        if not rows:
-            return dict.fromkeys(numbers, self._clean_values())
-        packing = Packing(rows, self.tokens.shape[1], self.model.device)
-        if self.read is None:
-            return self._whole_logits(numbers, packing, clean)
-        places = packing.places(self.read)
-        read = places[places >= 0].unique()
-        # `places` index all packed tokens, `read` those that the last layer must finish.
-        hidden = packed_pass(self.model.hf, self.model.layout, clean, packing, read)
-        examples = packing.examples
-        unchanged = clean.output[examples[:, None], self.read[examples]]
+        first_time = self.clean.output is None
+        if not rows and not first_time:
+            assert self.unedited is not None
+            return dict.fromkeys(numbers, self.unedited)
+        packing = Packing(rows, self.clean, with_clean=first_time)
+        places = None if self.read is None else packing.places(self.read)
+        # In the last layer only these need finishing.
+        read = None if places is None else places[places >= 0].unique()
+        arguments = self.model.arguments(self.tokens)
+        hidden = packed_pass(self.model.hf, self.model.layout, self.clean, packing, arguments=arguments, read=read)
+        if first_time:
+            self.clean.output = self.clean.kept(hidden[: packing.n_clean])
+        if places is None:
+            return self._whole_logits(numbers, packing, hidden)
+        assert self.read is not None
+        unchanged = self.clean.output[self.clean.place[packing.examples[:, None], self.read[packing.examples]]]
         final = torch.where((places >= 0)[..., None], hidden[places.clamp(min=0)], unchanged)
-        scores = self._scores(final, examples)
-        values = {number: self._clean_values().clone() for number in numbers}
-        for row, score in zip(packing.rows, scores, strict=True):
+        scores = self._scores(final, packing.examples)
+        joining = [(row, score) for row, score in zip(packing.rows, scores, strict=True) if row.edit_set >= 0]
+        if first_time:
+            self.unedited = scores[: len(packing.rows) - len(joining)]
+        assert self.unedited is not None
+        values = {number: self.unedited.clone() for number in numbers}
+        for row, score in joining:
             values[row.edit_set][row.example] = score
         return values
 
-    @torch.no_grad()
     def _scores(self, final: Float[Tensor, "row position d_model"], examples: Tensor) -> Float[Tensor, " row"]:
         metric = self.plan.metric
         assert isinstance(metric, Metric)
@@ -309,40 +318,22 @@ class _Worker:
             ids = ids.to(final.device)[examples][:, None].expand(-1, final.shape[1], -1)
         return metric.score(self.tail.logits(final, ids), examples)
 
-    def _clean_values(self) -> Tensor:
-        if not hasattr(self, "_unedited"):
-            clean = self._clean()
-            batch = torch.arange(len(self.tokens), device=clean.output.device)
-            if self.read is None:
-                self._unedited = self._metric(Run(self.tokens, self.tail.logits(clean.output)))
-            else:
-                self._unedited = self._scores(clean.output[batch[:, None], self.read], batch)
-        return self._unedited
-
-    def _whole_logits(self, numbers: Sequence[int], packing: Packing, clean: Clean) -> dict[int, Tensor]:
+    def _whole_logits(self, numbers: Sequence[int], packing: Packing, hidden: Tensor) -> dict[int, Tensor]:
         """For metrics that may read any logit: each set's logits, the clean ones with what changed put in."""
-        hidden = packed_pass(self.model.hf, self.model.layout, clean, packing, None)
-        with torch.no_grad():
-            unchanged = self.tail.logits(clean.output)
+        clean = self.clean
+        assert clean.output is not None
+        unchanged = self.tail.logits(clean.output)[clean.place]
+        if self.unedited is None:
+            self.unedited = self._metric(Run(self.tokens, unchanged))
         values = {}
         for number in numbers:
             logits = unchanged.clone()
             for index, row in enumerate(packing.rows):
                 if row.edit_set == number:
-                    own = hidden[packing.starts[index] : packing.ends[index]]
-                    with torch.no_grad():
-                        logits[row.example, row.first : row.end] = self.tail.logits(own)
+                    own = hidden[packing.starts[index] : packing.starts[index + 1]]
+                    logits[row.example, row.first : row.end] = self.tail.logits(own)
             values[number] = self._metric(Run(self.tokens, logits))
         return values
-
-    def _clean(self) -> Clean:
-        if self.clean is None:
-            rows = [row for own in self.plan.rows.values() for row in own]
-            first = min((row.layer for row in rows), default=self.model.n_layers - 1)
-            mixed = {row.layer for row in rows if row.late}
-            arguments = self.model.arguments(self.tokens)
-            self.clean = clean_run(self.model.hf, self.model.layout, arguments, self.tokens, first, mixed)
-        return self.clean
 
 
 # -- resuming ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,102 @@
+"""How the rows of a sweep lie side by side, and which of their tokens each part of a block has to compute."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from hooke.model.sites import INNER_SITES, Site
+from hooke.model.sweep.clean import Clean
+from hooke.model.sweep.rows import LATE_SITES, LocalEdit, Row
+
+
+class Packing:
+    """Rows in the order in which they join, their tokens side by side; the clean rows first, where they take part.
+
+    Args:
+        width: columns of the inputs.
+        clean: whether the clean run is computed along.
+    """
+
+    def __init__(self, rows: Sequence[Row], clean: Clean, *, with_clean: bool) -> None:
+        self.width = clean.shape[1]
+        joining = sorted(rows, key=lambda row: (row.layer, row.late))
+        self.rows = [*(_clean_rows(clean) if with_clean else ()), *joining]
+        self.n_clean = len(clean.example) if with_clean else 0  # tokens
+        device = clean.place.device
+        widths = [row.width for row in self.rows]
+        self.starts = [0]
+        for n in widths:
+            self.starts.append(self.starts[-1] + n)
+        firsts = torch.tensor([row.first for row in self.rows], device=device)
+        self.examples = torch.tensor([row.example for row in self.rows], device=device)
+        self.row = torch.repeat_interleave(
+            torch.arange(len(self.rows), device=device), torch.tensor(widths, device=device)
+        )
+        begins = torch.tensor(self.starts[:-1], device=device)
+        self.column = torch.arange(self.starts[-1], device=device) - (begins - firsts)[self.row]
+        self.example = self.examples[self.row]
+        self.clean_place = clean.place[self.example, self.column]
+
+    def attending(self, layer: int) -> int:
+        """How many rows differ from the clean run before the attention of a layer has mixed positions."""
+        return sum(row.layer < layer or (row.layer == layer and not row.late) for row in self.rows)
+
+    def joined(self, layer: int) -> int:
+        """How many rows take part in a layer."""
+        return sum(row.layer <= layer for row in self.rows)
+
+    def index(self, row: int, columns: Tensor) -> Tensor:
+        """Places of some columns of a row."""
+        return columns - self.rows[row].first + self.starts[row]
+
+    def places(self, columns: Int[Tensor, "batch position"]) -> Int[Tensor, "row position"]:
+        """Places of the columns that a metric reads, -1 where a row does not differ from the clean run there."""
+        first = torch.tensor([row.first for row in self.rows], device=columns.device)[:, None]
+        starts = torch.tensor(self.starts[:-1], device=columns.device)[:, None]
+        asked = columns[self.examples]
+        return torch.where(asked >= first, asked - first + starts, -torch.ones_like(asked))
+
+    def edits(self, layer: int, n_layers: int) -> dict[Site, list[tuple[int, LocalEdit]]]:
+        """What a layer changes: site, heads joined -> (row, edit), in order of execution."""
+        found: dict[Site, list[tuple[int, LocalEdit]]] = {}
+        for index, row in enumerate(self.rows):
+            for edit in row.edits:
+                site = edit.placed.site
+                assert site.layer is not None
+                if site.name == "resid_post" and site.layer + 1 < n_layers:
+                    site = dataclasses.replace(site, name="resid_pre", layer=site.layer + 1)
+                if site.layer == layer:
+                    found.setdefault(site.without_head, []).append((index, edit))
+        return dict(sorted(found.items(), key=lambda item: item[0].order))
+
+    def asking(self, layer: int, edits: dict[Site, list[tuple[int, LocalEdit]]]) -> Int[Tensor, " n"]:
+        """Places whose queries, keys and values are computed: in the layer at which a row joins, those that it changes
+        there; the others are the clean run's.
+        """
+        older = sum(row.layer < layer for row in self.rows)
+        changed = [
+            self.index(row, edit.columns)
+            for site, items in edits.items()
+            if site.name not in LATE_SITES and site.name not in INNER_SITES
+            for row, edit in items
+            if row >= older
+        ]
+        before = torch.arange(self.starts[older], device=self.row.device)
+        if not changed:
+            return before
+        return torch.cat([before, torch.cat(changed).to(before.device).unique()])
+
+
+def _clean_rows(clean: Clean) -> list[Row]:
+    """The unedited examples, which all rows start from."""
+    counts = torch.bincount(clean.example, minlength=clean.shape[0]).tolist()
+    firsts = [int(clean.column[clean.example == example][0]) for example in range(clean.shape[0])]
+    return [
+        Row(-1, example, -1, False, first, first + count, ())
+        for example, (first, count) in enumerate(zip(firsts, counts, strict=True))
+    ]
