@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,14 +17,17 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hooke.base.errors import DataError, ModelError
+from hooke.model import continuations as scoring
 from hooke.model import generate as generation
+from hooke.model import gradients as differentiation
 from hooke.model.capture import StopRun, applied, check_captured
-from hooke.model.edits import Positions
+from hooke.model.edits import Edit, Positions
 from hooke.model.families import layout_for
 from hooke.model.memory import capture_bytes, refuse_if_too_large
 from hooke.model.plan import Edits, Plan, available, columns_of, make_plan, resolve
 from hooke.model.run import Run
 from hooke.model.sites import MAP_SITES, Site
+from hooke.model.sweep import sweep as sweeping
 from hooke.model.text import TokenText
 from hooke.model.tokens import Tokens
 
@@ -135,6 +139,11 @@ class Model:
         if not self.layout.has("final_norm", None):
             raise ModelError(f"{self.name} has no final norm: {self.layout.why_absent('final_norm')}")
         return self.hf.get_submodule(self.layout.outside["final_norm"].path)
+
+    @functools.cached_property
+    def forward_parameters(self) -> frozenset[str]:
+        """Names of the arguments that the Hugging Face forward knows."""
+        return frozenset(inspect.signature(self.hf.forward).parameters)
 
     # -- sites ---------------------------------------------------------------------------------------------------------
 
@@ -307,16 +316,23 @@ class Model:
         notes = (f"layers {layers} ran attention step by step for their maps, not {kernel}",) if maps else ()
         return Run(tokens, logits, progress.acts, notes)
 
-    def arguments(self, tokens: Tokens) -> dict[str, Tensor]:
+    def arguments(self, tokens: Tokens, *, cached: int = 0) -> dict[str, Tensor | int]:
         """Keyword arguments for the Hugging Face forward; mask and positions only where there is padding.
 
         Positions of images are for the model itself to work out: some lie in the plane.
+
+        Args:
+            cached: how many columns at the left are in the KV cache already.
         """
-        given = {"input_ids": tokens.ids, **tokens.media}
+        given: dict[str, Tensor | int] = {"input_ids": tokens.ids[:, cached:]}
+        if not cached:
+            given |= tokens.media
         if tokens.is_padded:
             given["attention_mask"] = tokens.mask.long()
-            if not any(name.startswith("pixel_values") for name in tokens.media):
-                given["position_ids"] = tokens.position_ids + self._first_position
+            in_plane = any(name.startswith("pixel_values") for name in tokens.media)
+            # Some architectures work them out from the mask.
+            if "position_ids" in self.forward_parameters and not in_plane:
+                given["position_ids"] = tokens.position_ids[:, cached:] + self._first_position
         return given
 
     @contextmanager
@@ -332,9 +348,47 @@ class Model:
         with applied(self.hf, self.layout, Plan(captures=found), None) as progress:
             yield progress.acts
 
+    def sweep(
+        self,
+        inputs: Inputs,
+        edit_sets: Sequence[Sequence[Edit] | Edit],
+        metric: sweeping.MetricFunction,
+        **options: object,
+    ) -> sweeping.Sweep:
+        """The metric under many edit sets, planned together. Options: see `hooke.model.sweep.sweep.sweep`."""
+        return sweeping.sweep(self, inputs, edit_sets, metric, **options)
+
+    def plan_sweep(
+        self,
+        inputs: Inputs,
+        edit_sets: Sequence[Sequence[Edit] | Edit],
+        metric: sweeping.MetricFunction,
+        **options: object,
+    ) -> sweeping.SweepPlan:
+        """What a sweep would do and cost; nothing runs. Print it, or stream its results."""
+        return sweeping.plan_sweep(self, inputs, edit_sets, metric, **options)
+
     def generate(self, prompts: Inputs, **options: object) -> generation.Generation:
         """Continue prompts under edits, with a KV cache. Options: see `hooke.model.generate.generate`."""
         return generation.generate(self, prompts, **options)
+
+    def stream(self, prompts: Inputs, **options: object) -> Iterator[generation.Step]:
+        """Generate step by step. Options: see `hooke.model.generate.stream`."""
+        return generation.stream(self, prompts, **options)
+
+    def score(self, prompts: Inputs, continuations: Sequence[scoring.Choices], *, edits: Edits = ()) -> scoring.Scores:
+        """Log-probabilities of given continuations under edits. See `hooke.model.continuations.score`."""
+        return scoring.score(self, prompts, continuations, edits=edits)
+
+    def gradients(
+        self,
+        inputs: Inputs,
+        metric: differentiation.RunMetric,
+        sites: Sequence[Site | str] | Site | str,
+        **options: object,
+    ) -> differentiation.Gradients:
+        """Gradients of a metric at sites. Options: see `hooke.model.gradients.gradients`."""
+        return differentiation.gradients(self, inputs, metric, sites, **options)
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.hf.parameters())
