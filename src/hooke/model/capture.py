@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hooke.base.errors import SiteError
 from hooke.model.attention import Observer, observed, unrouted
+from hooke.model.compiled import hooks_fire
 from hooke.model.families.family import Layout, Tap
 from hooke.model.plan import PlacedEdit, Plan
 from hooke.model.sites import INNER_SITES, MAP_SITES, Site
@@ -33,6 +34,7 @@ class Progress:
     """What a run has captured, and which columns of the sequence the current forward pass covers."""
 
     acts: dict[Site, Tensor] = field(default_factory=dict)
+    edited: set[Site] = field(default_factory=set)
     batch: int | None = None
     start: int = 0
     width: int | None = None
@@ -57,6 +59,8 @@ def applied(hf: nn.Module, layout: Layout, plan: Plan, tokens: Tokens | None) ->
         tap = layout.tap(site.name, site.layer)
         by_module.setdefault((layout.module(site.layer, tap.path), tap.side), []).append((site, tap))
     with ExitStack() as stack:
+        if plan.sites:
+            stack.enter_context(hooks_fire(hf))
         if tokens is None:
             stack.callback(_LISTENING.reset, _LISTENING.set((*_LISTENING.get(), progress)))
             handle = hf.register_forward_pre_hook(_note_shape(progress), with_kwargs=True)
@@ -99,12 +103,13 @@ def own_run() -> Iterator[Callable[[], bool]]:
 
 
 def check_captured(plan: Plan, progress: Progress) -> None:
-    """Raise where a site that was asked for was never computed.
+    """Raise where a site that was to be read or changed was never computed.
 
     Raises:
         SiteError: names the sites.
     """
     missing = [str(site) for site in plan.captures if site not in progress.acts]
+    missing += [str(placed.site) for placed in plan.edits if placed.site.without_head not in progress.edited]
     if missing:
         raise SiteError(
             f"never computed in this run: {', '.join(missing)}"
@@ -203,6 +208,8 @@ class _Worker:
 
     def _site(self, site: Site, value: Tensor, raising: bool = True) -> Tensor:
         edits = self.edits.get(site, ())
+        if edits:
+            self.progress.edited.add(site)
         if edits and edits[0].rows is not None:
             value = self._by_rows(edits, value)
         else:
