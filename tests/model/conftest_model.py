@@ -136,8 +136,14 @@ def kernels(family: str) -> list[str]:
     return ["sdpa", "eager"] if MODEL_FOR_CAUSAL_LM_MAPPING[type(CONFIGS[family])]._supports_sdpa else ["eager"]
 
 
-# Every family on every kernel it has.
-FAMILY_KERNELS = [(family, kernel) for family in CONFIGS for kernel in kernels(family)]
+# (family, kernel, dtype): every precision on a family's first kernel, float32 and bfloat16 on the other.
+CASES = [
+    (family, kernel, dtype)
+    for family in CONFIGS
+    for kernel in kernels(family)
+    for dtype in (torch.float32, torch.bfloat16, torch.float64)
+    if kernel == kernels(family)[0] or dtype != torch.float64
+]
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from conftest_model import FAMILY_KERNELS, random_model
+from conftest_model import CASES, random_model
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -506,8 +506,7 @@ def tolerance(name: str, body: Anatomy, dtype: torch.dtype) -> float:
     return max(TOLERANCE[dtype], FLOAT32_INSIDE) if name in float32 else TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("dtype", list(TOLERANCE))
-@pytest.mark.parametrize(("family", "kernel"), FAMILY_KERNELS)
+@pytest.mark.parametrize(("family", "kernel", "dtype"), CASES)
 def test_every_site_is_what_the_weights_say(family, kernel, dtype):
     model = random_model(family, dtype)
     body = ANATOMY.get(model.hf.config.model_type, llama)(model.hf.config)
