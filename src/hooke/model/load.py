@@ -26,7 +26,6 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
     PretrainedConfig,
-    PreTrainedModel,
 )
 from transformers.utils import logging
 
@@ -134,8 +133,10 @@ def _installed(module: str) -> bool:
 def _auto_class(config: PretrainedConfig) -> Any:
     """Which of transformers' classes opens a checkpoint: what config.json says was saved, else what the type can be."""
     saved = next(iter(config.architectures or ()), "")
-    heads = [auto for auto in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMaskedLM)
-             if type(config) in auto._model_mapping]  # fmt: skip
+    multimodal = hasattr(config, "vision_config")
+    order = [AutoModelForCausalLM, AutoModelForMaskedLM]
+    order.insert(0 if multimodal else 1, AutoModelForImageTextToText)
+    heads = [auto for auto in order if type(config) in auto._model_mapping]
     for auto in heads:
         if saved == auto._model_mapping[type(config)].__name__:
             return auto
@@ -148,8 +149,7 @@ def _auto_class(config: PretrainedConfig) -> Any:
         heads = []  # a classifier or the like: its own head is no vocabulary
     if bidirectional and AutoModelForMaskedLM in heads:
         return AutoModelForMaskedLM
-    multimodal = hasattr(config, "vision_config") and AutoModelForImageTextToText in heads
-    return AutoModelForImageTextToText if multimodal else next(iter(heads), AutoModel)
+    return next(iter(heads), AutoModel)
 
 
 def _kernels(
@@ -258,8 +258,3 @@ def _reach(name: str) -> None:
         else:
             return
     return
-
-
-def is_quantised(hf: PreTrainedModel) -> bool:
-    """Whether some of the weights are packed, so that they cannot be read as plain matrices."""
-    return getattr(hf.config, "quantization_config", None) is not None

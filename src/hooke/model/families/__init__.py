@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from hooke.base.errors import ModelError
@@ -14,6 +15,7 @@ from hooke.model.families.encoders import bert, roberta
 from hooke.model.families.falcon import falcon
 from hooke.model.families.family import Layout
 from hooke.model.families.gemma import gemma
+from hooke.model.families.generic import generic
 from hooke.model.families.gpt2 import gpt2
 from hooke.model.families.gpt_neo import gpt_neo
 from hooke.model.families.gpt_neox import gpt_neox
@@ -75,9 +77,13 @@ def layout_of(config: PretrainedConfig) -> Layout:
 
 
 def layout_for(hf: PreTrainedModel) -> Layout:
-    """The sites of a model in memory: its family's map, with or without the head that it has.
+    """The sites of a model in memory: its family's map, with or without the head that it has; for an architecture
+    without a map, what is found by structure (and a warning that names what is missing).
 
     Raises:
-        ModelError: for a model type that has no map yet.
+        ModelError: where not even the blocks can be found.
     """
-    return fitted(layout_of(hf.config), hf)
+    if hf.config.model_type in FAMILIES:
+        return fitted(layout_of(hf.config), hf)
+    with torch.no_grad():  # it tries the model out
+        return generic(hf)
