@@ -122,7 +122,7 @@ def test_ov_takes_each_position_to_what_the_head_writes(model):
     run = model.run(text_for(model), capture=names)
     for head in (0, model.n_heads - 1):
         moved = run[f"attn_in.{layer}"] @ w.OV(layer, head).dense() + w.b_V.expanded[layer][head] @ w.W_O[layer][head]
-        made = run[f"pattern.{layer}"][:, head] @ moved
+        made = run[f"pattern.{layer}"][:, head].to(moved.dtype) @ moved
         # patterns come out of float32 softmax in several families
         torch.testing.assert_close(made, run[f"result.{layer}"][:, :, head], atol=1e-5, rtol=1e-5)
 
