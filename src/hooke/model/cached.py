@@ -51,8 +51,20 @@ class CachedRun:
         self.n_cached = 0
 
     def start(self) -> Float[Tensor, "batch vocab"]:
-        """Run the prompts; logits after their last token."""
-        return self._pass(keep=1)[:, -1]
+        """Run the prompts; logits after their last token.
+
+        Raises:
+            ModelError: where they are NaN, as transformers' eager attention gives in float64 for padded prompts.
+        """
+        logits = self._pass(keep=1)[:, -1]
+        lost = logits.isnan().any(dim=-1)
+        if bool(lost.any()):
+            raise ModelError(
+                f"the logits after prompt {int(lost.nonzero()[0])} are NaN. The eager kernel gives that in float64 "
+                "where prompts are padded: give prompts of one length, or load the model with attention 'sdpa' or in "
+                "float32"
+            )
+        return logits
 
     def extend(
         self, ids: Int[Tensor, "batch new"], mask: Bool[Tensor, "batch new"] | None = None

@@ -210,10 +210,12 @@ class _Worker:
         edits = self.edits.get(site, ())
         if edits:
             self.progress.edited.add(site)
+            if len(value) == 1 < (self.progress.batch or 1):  # one row of position embeddings for the whole batch
+                value = value.expand(self.progress.batch, *value.shape[1:])
         if edits and edits[0].rows is not None:
             value = self._by_rows(edits, value)
-        else:
-            for placed in edits:
+        for placed in edits:  # those of all rows come after those of some
+            if placed.rows is None:
                 value = self._edited(placed, value)
         for asked in self.captures.get(site, ()):
             self.progress.acts[asked] = self._captured(asked, value)

@@ -123,7 +123,7 @@ def gradients(
     return Gradients(run, values.detach(), {site: _head(grads, site) for site in asked})
 
 
-def _backward(values: Tensor, at: list[Tensor], sites: list[Site], batch: int) -> list[Tensor]:
+def _backward(values: object, at: list[Tensor], sites: list[Site], batch: int) -> list[Tensor]:
     if not isinstance(values, Tensor) or values.shape != (batch,):
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ShapeError(f"the metric gave {shape}; expected one number for each of the {batch} rows")
