@@ -183,7 +183,7 @@ def test_captured_sites_equal_recomputation(name):
         torch.testing.assert_close(at["z"], torch.einsum("bhqk,bkhd->bqhd", at["pattern"], values), **tol)
         torch.testing.assert_close(block.self_attn.o_proj(at["z"].flatten(-2)), at["result"].sum(-2), **tol)
     both_ways = run["pattern.1"][0, :, 2:6, 2:6].triu(1).sum() > 0  # among the tokens of the image
-    assert both_ways == (name == "gemma3") != model.layout.causal
+    assert both_ways == (name == "gemma3")
 
 
 def test_deepstack_adds_to_the_stream_between_blocks():
@@ -234,6 +234,30 @@ def test_padding_does_not_matter(name):
             torch.testing.assert_close(run.logits[row][mask], alone.logits[0], atol=2e-5, rtol=1e-4)
             for site in alone.acts:
                 torch.testing.assert_close(run[site][row][mask], alone[site][0], atol=2e-5, rtol=1e-4)
+
+
+def test_generation_from_images_equals_hugging_face(name):
+    model = random_vision_model(name)
+    tokens = model.as_tokens(prompt(name, ROWS, "left"))
+    given = {"input_ids": tokens.ids, "attention_mask": tokens.mask.long(), **tokens.media}
+    expected = model.hf.generate(**given, max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=1)
+    for side in ("left", "right"):
+        ours = model.generate(prompt(name, ROWS, side), max_new_tokens=6, stop_at_end=False)
+        assert torch.equal(ours.ids, expected[:, tokens.shape[1] :])
+    push = Add("resid_post.1", 2 * torch.ones(model.d_model), positions=tokens.image)
+    steered = model.generate(tokens, max_new_tokens=6, stop_at_end=False, edits=[push]).ids
+    assert not torch.equal(steered[[0, 2]], ours.ids[[0, 2]])
+    assert torch.equal(steered[1], ours.ids[1])  # the row without an image
+
+
+def test_sweeps_with_images_equal_single_runs(name):
+    model = random_vision_model(name)
+    tokens = model.as_tokens(prompt(name, ROWS))
+    push = torch.ones(model.d_model)
+    sets = [[Add(f"{s}.{n}", push, positions=p)] for s in ("resid_pre", "mlp_out") for n in (0, 1) for p in (0, 1, -1)]
+    swept = model.sweep(tokens, sets, lambda run: run.logits[:, 1, 7])
+    one_by_one = torch.stack([model.run(tokens, edits=edits).logits[:, 1, 7] for edits in sets])
+    torch.testing.assert_close(swept.values, one_by_one, atol=1e-5, rtol=1e-5)
 
 
 def test_rows_take_their_images_along(name):

@@ -7,16 +7,18 @@ placeholder tokens: images are taken up in the order of the rows.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from hooke.base.errors import DataError
 
 Media = Mapping[str, Tensor]
-_PIXELS, _GRID = "pixel_values", "image_grid_thw"
+_PIXELS, _GRID, _KINDS = "pixel_values", "image_grid_thw", "mm_token_type_ids"
 _PER_IMAGE = (_PIXELS, _GRID, "image_sizes", "pixel_attention_mask")
 
 
@@ -55,6 +57,22 @@ def moved(media: Media, shape: tuple[int, int], column: Tensor) -> dict[str, Ten
     """The media for rows whose tokens moved: marks per token move along, images stay as they are."""
     rows = torch.arange(shape[0], device=column.device)[:, None]
     return {name: tensor[rows, column] if tensor.shape[:2] == shape else tensor for name, tensor in media.items()}
+
+
+def plane_positions(
+    hf: PreTrainedModel, ids: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"], media: Media
+) -> Int[Tensor, "3 batch pos"] | None:
+    """Position ids where image tokens have places in a plane (Qwen-VL), for prompts with media and what was appended to
+    them. None for other models and inputs.
+    """
+    place = getattr(hf.base_model, "get_rope_index", None)
+    if place is None or _KINDS not in media or not any(name.endswith("grid_thw") for name in media):
+        return None
+    width = media[_KINDS].shape[1]
+    known = {name: media[name] for name in inspect.signature(place).parameters if name in media}
+    prompt, shift = place(input_ids=ids[:, :width], attention_mask=mask[:, :width].long(), **known)
+    behind = (mask.long().cumsum(dim=1) - 1)[:, width:] + shift  # an image takes fewer positions than tokens
+    return torch.cat([prompt, behind.expand(3, -1, -1)], dim=-1)
 
 
 def _images_of(media: Media, image: Tensor | None, rows: Sequence[int]) -> tuple[list[int], list[int] | None]:

@@ -23,6 +23,7 @@ from hooke.model import gradients as differentiation
 from hooke.model.capture import StopRun, applied, check_captured
 from hooke.model.edits import Edit, Positions
 from hooke.model.families import layout_for
+from hooke.model.media import plane_positions
 from hooke.model.memory import capture_bytes, refuse_if_too_large
 from hooke.model.plan import Edits, Plan, available, columns_of, make_plan, resolve
 from hooke.model.run import Run
@@ -333,7 +334,8 @@ class Model:
             # Some architectures work them out from the mask.
             if "position_ids" in self.forward_parameters and not in_plane:
                 given["position_ids"] = tokens.position_ids[:, cached:] + self._first_position
-        return given
+        plane = plane_positions(self.hf, tokens.ids, tokens.mask, tokens.media) if cached and tokens.media else None
+        return given if plane is None else given | {"position_ids": plane[..., cached:]}
 
     @contextmanager
     def capture(self, *sites: Site | str) -> Iterator[dict[Site, Tensor]]:

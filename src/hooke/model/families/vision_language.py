@@ -1,7 +1,8 @@
 """Vision-language models (LLaVA, Qwen-VL, Gemma 3): the text family's map, one level further down.
 
 An image tower turns pixels into vectors, which take the places of placeholder tokens before the first block. Sites are
-those of the text model; at image positions they hold what the image became.
+those of the text model; at image positions they hold what the image became. Attention is causal, but for the tokens of
+one image in Gemma 3, which see each other.
 """
 
 from __future__ import annotations
@@ -44,8 +45,6 @@ def vision_language(config: PretrainedConfig) -> Layout:
         family=config.model_type,
         blocks=_below(base.blocks),
         outside=outside,
-        # Gemma 3 lets the tokens of an image see each other in both directions.
-        causal=base.causal and text.model_type != "gemma3_text",
         image_token=config.image_token_id,
     )
 
