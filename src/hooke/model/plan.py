@@ -207,10 +207,9 @@ def _where(tokens: Tokens, positions: Positions, label: str) -> tuple[Tensor | N
                 f"expected Bool {tuple(tokens.shape)}, or ints"
             )
         return positions.to(tokens.ids.device), False
-    words = {"kept": (tokens.keep, True), "prompt": (tokens.mask, False)}
-    words["generated"] = (torch.zeros_like(tokens.mask), True)
-    if isinstance(positions, str) and positions in words:
-        return words[positions]
+    if isinstance(positions, str) and positions in ("kept", "prompt", "generated"):
+        where = {"kept": tokens.keep, "prompt": tokens.mask, "generated": torch.zeros_like(tokens.mask)}[positions]
+        return where, positions != "prompt"
     columns = columns_of(tokens, positions, label)
     return torch.zeros_like(tokens.mask).scatter(1, columns, True), False
 

@@ -7,6 +7,7 @@ stands for every layer or head, and a negative layer counts from the end. Transf
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -129,6 +130,7 @@ class Site:
 Index = int | Literal["*"] | None
 
 
+@functools.lru_cache(maxsize=4096)  # sweeps name the same sites hundreds of times
 def parse_pattern(text: str) -> tuple[str, Index, Index]:
     """Split a site or a pattern of sites into (name, layer, head); `*` stays as it is.
 

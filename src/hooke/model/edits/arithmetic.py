@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -35,6 +35,12 @@ class Set(Carrier):
     def fit(self, tokens: Tokens, place: Place) -> Edit:
         self.check(place)
         return self.fitted(tokens, place, self.positions)
+
+    def value_at(self, row: int, columns: Tensor) -> Tensor:
+        """Once fitted: the new values at some columns of one row, `[n, ...]`; not for maps."""
+        if self._layout == "prompt":
+            return self.value[row, columns.to(self.value.device)]
+        return self.value.expand(len(columns), *self.value.shape)
 
     def change(self, x: Tensor) -> Tensor:
         value = self.value.to(x)
@@ -81,6 +87,10 @@ class Scale(Edit):
 
     def numbers(self) -> dict[str, object]:
         return {"factor": self.factor}
+
+    def fit(self, tokens: Tokens, place: Place) -> Edit:
+        self.check(place)
+        return replace(self, site=place.site)
 
     def change(self, x: Tensor) -> Tensor:
         return keep_masked(self.site, x, x * self.factor)

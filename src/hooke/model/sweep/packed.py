@@ -1,6 +1,6 @@
 """The packed pass of a sweep: only what differs from the clean run is computed, all rows in one pass over the blocks.
 
-Rows join at the layer where they leave the clean run, which is computed along the first time. All tokens lie side by
+Rows join at the layer where they leave the clean run, which is computed along or was kept. All tokens lie side by
 side, `[1, n, d_model]`, so that the model's own modules see no padding and no unchanged token; inside attention each
 row is spread out again, with the clean run's queries, keys and values where it does not differ. In the last layer only
 the places that are read go through the output projection and the MLP.
@@ -9,7 +9,7 @@ the places that are read go through the output projection and the MLP.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from hooke.model.attention import routed, step_by_step
 from hooke.model.capture import StopRun, own_run
+from hooke.model.edits import Set
 from hooke.model.families.family import Layout, Tap
 from hooke.model.sites import INNER_SITES, MAP_SITES, Site
 from hooke.model.sweep.clean import Clean, packed_options
 from hooke.model.sweep.packing import Packing
+from hooke.model.sweep.rows import LocalEdit
 
 
 @torch.no_grad()
@@ -33,13 +35,13 @@ def packed_pass(
     packing: Packing,
     *,
     arguments: Mapping[str, Tensor],
-    read: Int[Tensor, " place"] | None,
+    columns: Int[Tensor, "batch position"] | None,
 ) -> Float[Tensor, "n d_model"]:
     """What the last block gives for every packed token.
 
     Args:
         arguments: of the model's forward, for the inputs.
-        read: the places that are needed; the others of the result are undefined. None needs all.
+        columns: what is read of each example; the rest of the result is undefined. None reads all.
 
     Raises:
         NotPlain: where the blocks take something that cannot be packed.
@@ -55,8 +57,10 @@ def packed_pass(
 
     with ExitStack() as stack:
         mine = stack.enter_context(own_run())
+        edits = packing.edits(layout.n_layers)
         passes = [
-            BlockPass(hf, layout, clean, packing, n, mine, read if n == last else None) for n in range(first, last + 1)
+            BlockPass(hf, layout, clean, packing, n, edits[n], mine, columns if n == last else None)
+            for n in range(first, last + 1)
         ]
         for block in passes:
             block.enter(stack)
@@ -82,20 +86,28 @@ class BlockPass:
         clean: Clean,
         packing: Packing,
         layer: int,
+        edits: Mapping[Site, Sequence[tuple[int, LocalEdit]]],
         is_mine: Callable[[], bool],
-        read: Tensor | None,
+        columns: Tensor | None,
     ) -> None:
         self.hf, self.layout, self.packing, self.layer, self.is_mine = hf, layout, packing, layer, is_mine
         self.whole, self.clean = clean, clean.layers[layer]
         self.block = self.module("")
-        self.edits = packing.edits(layer, layout.n_layers)
+        self.edits = edits
         self.n_rows, self.n_attending = packing.joined(layer), packing.attending(layer)
         self.n, self.n_spread = packing.starts[self.n_rows], packing.starts[self.n_attending]
-        asking = packing.asking(layer, self.edits)
+        asking = packing.asking(layer, edits)
         # Modules cannot reshape nothing: where no token asks, one goes through attention, and nobody reads it.
         self.asking = asking if len(asking) else torch.zeros(1, dtype=torch.long, device=asking.device)
         self.narrow = len(self.asking) < self.n
-        self.read = read if read is not None and len(read) < self.n else None
+        self.columns, self.read = columns, None
+        if columns is not None:
+            places = packing.places(columns)
+            self.read = places[places >= 0].unique()
+        touched = {site.name for site in edits}
+        inside = touched & {*INNER_SITES, "z", "result"}
+        # Queries that nobody reads need no attention, unless an edit or a later pass wants to see them.
+        self.few_queries = columns is not None and not inside and not (packing.n_clean and clean.keep)
         self.mixed: Tensor | None = None
 
     @property
@@ -117,7 +129,7 @@ class BlockPass:
         stack.callback(handle.remove)
         attention = self.module(self.layout.attention)
         stack.enter_context(routed(attention, self._attend))
-        if self.narrow:
+        if self.narrow or self.few_queries:
             self._hook(stack, self.module(self.tap("z").path), before=lambda _: self._mixed_of_all())
         spans = [] if self.read is None else self._spans()
         for _, end, places, n in spans:
@@ -177,24 +189,26 @@ class BlockPass:
             self.clean.mask = self.clean.options.get("attention_mask")
         if rows == 0:
             return query.new_zeros(1, len(query), query.shape[1], value.shape[-1]), None
-        from_clean = self.whole.place[packing.examples[:rows]]  # [row, column] -> clean token
-        ask = self.asking
-        place = packing.row[ask] * width + packing.column[ask]
+        # Where each column of each row lies: among the clean tokens, or among those that ask.
+        source = self.whole.place[packing.examples[:rows]]
+        offset = 0 if packing.n_clean else len(self.whole.example)
+        place = packing.row[self.asking] * width + packing.column[self.asking]
+        source.view(-1)[place] = torch.arange(offset, offset + len(place), device=source.device)
 
-        def spread(tokens: Tensor, clean: Tensor | None) -> Tensor:
-            assert clean is not None
-            full = clean[from_clean]
-            full.view(rows * width, *tokens.shape[1:]).index_copy_(0, place, tokens)
-            return full.transpose(1, 2)
+        def of(tokens: Tensor, clean: Tensor | None, where: Tensor) -> Tensor:
+            return (torch.cat([clean, tokens]) if offset else tokens)[where].transpose(1, 2)
 
-        full = (
-            spread(query, self.clean.queries),
-            spread(key, self.clean.keys),
-            spread(value, self.clean.values),
-        )
+        keys, values = of(key, self.clean.keys, source), of(value, self.clean.values, source)
         mask = self.clean.mask
         if mask is not None and mask.shape[0] != 1:
             mask = mask[packing.examples[:rows]]
+        if self.few_queries:
+            columns = self.columns[packing.examples[:rows]]
+            queries = of(query, self.clean.queries, source.gather(1, columns))
+            mixed, _ = kernel(module, queries, keys, values, self._mask_of(mask, columns, module, options), **options)
+            self.mixed = mixed.flatten(-2)
+            return query.new_empty(1, len(query), query.shape[1], value.shape[-1]), None  # see `_mixed_of_all`
+        full = of(query, self.clean.queries, source), keys, values
         inner = {row for site, items in self.edits.items() if site.name in INNER_SITES for row, _ in items}
         if not inner:
             mixed, _ = kernel(module, *full, mask, **options)
@@ -204,17 +218,47 @@ class BlockPass:
         if packing.n_clean:
             own = self.mixed[packing.row[: packing.n_clean], packing.column[: packing.n_clean]]
             self.clean.mixed = self.whole.kept(own)
-        return mixed[packing.row[ask], packing.column[ask]][None], None
+        return mixed[packing.row[self.asking], packing.column[self.asking]][None], None
+
+    def _mask_of(
+        self, mask: Tensor | None, columns: Tensor, module: nn.Module, options: dict[str, Any]
+    ) -> Tensor | None:
+        """The mask for some queries of each row `[row, 1, query, key]`; None where they see every key."""
+        width = self.packing.width
+        if mask is not None:
+            mask = mask.expand(len(columns), -1, -1, -1)
+            return mask.gather(2, columns[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1]))
+        causal = options.get("is_causal")
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        if not causal or (columns.shape[1] == 1 and bool((columns == width - 1).all())):
+            return None
+        return torch.arange(width, device=columns.device) <= columns[:, None, :, None]
 
     def _mixed_of_all(self) -> Tensor:
-        """What enters the output projection, of all rows: those that join after attention take the clean run's."""
-        packing, parts = self.packing, []
-        if self.n_spread:
+        """What enters the output projection, of all rows, or of the places that are read: rows that join after
+        attention take the clean run's.
+        """
+        packing, places = (
+            self.packing,
+            self.read if self.few_queries else torch.arange(self.n, device=self.asking.device),
+        )
+        assert places is not None
+        attending = places[places < self.n_spread]
+        parts = []
+        if len(attending):
             assert self.mixed is not None
-            parts.append(self.mixed[packing.row[: self.n_spread], packing.column[: self.n_spread]])
-        if self.n_spread < self.n:
+            rows, columns = packing.row[attending], packing.column[attending]
+            if self.few_queries:  # which of the row's read columns
+                columns = (self.columns[packing.examples[rows]] == columns[:, None]).int().argmax(1)
+            parts.append(self.mixed[rows, columns])
+            if self.few_queries and packing.n_clean:
+                self.clean.mixed = self.mixed.new_zeros(packing.n_clean, self.mixed.shape[-1])
+                own = attending < packing.n_clean
+                self.clean.mixed[attending[own]] = parts[0][own]
+        late = places[places >= self.n_spread]
+        if len(late):
             assert self.clean.mixed is not None
-            parts.append(self.clean.mixed[packing.clean_place[self.n_spread : self.n]])
+            parts.append(self.clean.mixed[packing.clean_place[late]])
         return torch.cat(parts)[None]
 
     def _attend_apart(
@@ -302,18 +346,34 @@ class BlockPass:
     def _changed(self, site: Site, value: Tensor) -> Tensor:
         """The site's packed tensor `[1, n, ...]` with the rows' edits applied, each to its own tokens."""
         value = value.clone()
-        for row, edit in self.edits[site]:
+        given: dict[int | None, list[tuple[Tensor, Tensor]]] = {}
+        items = self.edits[site]
+        alone = len({row for row, _ in items}) == len(items)  # no row has two edits here: their order is free
+        for row, edit in items:
             columns = edit.columns.to(value.device)
             place, head = self.packing.index(row, columns), edit.placed.site.head
-            if site.name in ("q", "k", "v") and self.narrow:
-                place = torch.searchsorted(self.asking, place)
-            example = torch.tensor([[self.packing.rows[row].example]], device=value.device)
-            own = edit.placed.edit.at(example, columns[None])
+            example = self.packing.rows[row].example
+            if alone and isinstance(edit.placed.edit, Set):
+                given.setdefault(head, []).append((place, edit.placed.edit.value_at(example, columns)))
+                continue
+            place = self._among_asking(site, place)
+            own = edit.placed.edit.at(torch.tensor([[example]], device=value.device), columns[None])
             if head is None:
                 value[0, place] = own.change(value[:, place])[0]
             else:
                 value[0, place, head] = own.change(value[:, place, head])[0]
+        for head, parts in given.items():  # patches, all at once
+            place = self._among_asking(site, torch.cat([place for place, _ in parts]))
+            new = torch.cat([new for _, new in parts]).to(value)
+            if head is None:
+                value[0, place] = new
+            else:
+                value[0, place, head] = new
         return value
+
+    def _among_asking(self, site: Site, place: Tensor) -> Tensor:
+        """Where tokens lie at a site: queries, keys and values are there for those that ask only."""
+        return torch.searchsorted(self.asking, place) if self.narrow and site.name in ("q", "k", "v") else place
 
     # -- fewer tokens in the last layer --------------------------------------------------------------------------------
 
@@ -325,11 +385,16 @@ class BlockPass:
         touched, has = {site.name for site in self.edits}, self.layout.has
         spans = []
         if "result" not in touched:
-            spans.append(([self.tap("z").path], self.tap("z").path, self.read, self.n))
+            # With few queries the projection is given the places that are read and no others.
+            begin = [] if self.few_queries else [self.tap("z").path]
+            spans.append((begin, self.tap("z").path, self.read, self.n))
         inside = {"mlp_pre", "mlp_gate", "mlp_pre_linear", "mlp_post"}
         if has("mlp_post", self.layer) and not touched & inside:
             begin = {self.tap(name).path for name in ("mlp_pre", "mlp_pre_linear") if has(name, self.layer)}
             spans.append((sorted(begin), self.tap("mlp_post").path, self.read, self.n))
+        norm = self.layout.norms.get("mlp_norm_scale")
+        if norm is not None and not touched & {"resid_mid", "mlp_norm_scale", "mlp_in"}:
+            spans.append(([norm], norm, self.read, self.n))
         query, others = self.tap("q").path, {self.tap("k").path, self.tap("v").path}
         asked = self.read[torch.isin(self.read, self.asking)]
         if "q" not in touched and query not in others and len(asked):

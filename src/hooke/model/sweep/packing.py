@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import bisect
 from collections.abc import Sequence
 
 import torch
@@ -26,6 +26,7 @@ class Packing:
         self.width = clean.shape[1]
         joining = sorted(rows, key=lambda row: (row.layer, row.late))
         self.rows = [*(_clean_rows(clean) if with_clean else ()), *joining]
+        self._joins = [(row.layer, row.late) for row in self.rows]
         self.n_clean = len(clean.example) if with_clean else 0  # tokens
         device = clean.place.device
         widths = [row.width for row in self.rows]
@@ -42,13 +43,17 @@ class Packing:
         self.example = self.examples[self.row]
         self.clean_place = clean.place[self.example, self.column]
 
+    def older(self, layer: int) -> int:
+        """How many rows differ from the clean run before a layer."""
+        return bisect.bisect_left(self._joins, (layer, False))
+
     def attending(self, layer: int) -> int:
         """How many rows differ from the clean run before the attention of a layer has mixed positions."""
-        return sum(row.layer < layer or (row.layer == layer and not row.late) for row in self.rows)
+        return bisect.bisect_left(self._joins, (layer, True))
 
     def joined(self, layer: int) -> int:
         """How many rows take part in a layer."""
-        return sum(row.layer <= layer for row in self.rows)
+        return bisect.bisect_left(self._joins, (layer + 1, False))
 
     def index(self, row: int, columns: Tensor) -> Tensor:
         """Places of some columns of a row."""
@@ -61,24 +66,24 @@ class Packing:
         asked = columns[self.examples]
         return torch.where(asked >= first, asked - first + starts, -torch.ones_like(asked))
 
-    def edits(self, layer: int, n_layers: int) -> dict[Site, list[tuple[int, LocalEdit]]]:
-        """What a layer changes: site, heads joined -> (row, edit), in order of execution."""
-        found: dict[Site, list[tuple[int, LocalEdit]]] = {}
+    def edits(self, n_layers: int) -> list[dict[Site, list[tuple[int, LocalEdit]]]]:
+        """What each layer changes: site, heads joined -> (row, edit), in order of execution."""
+        found: list[dict[Site, list[tuple[int, LocalEdit]]]] = [{} for _ in range(n_layers)]
         for index, row in enumerate(self.rows):
             for edit in row.edits:
                 site = edit.placed.site
                 assert site.layer is not None
-                if site.name == "resid_post" and site.layer + 1 < n_layers:
-                    site = dataclasses.replace(site, name="resid_pre", layer=site.layer + 1)
-                if site.layer == layer:
-                    found.setdefault(site.without_head, []).append((index, edit))
-        return dict(sorted(found.items(), key=lambda item: item[0].order))
+                layer, name = site.layer, site.name
+                if name == "resid_post" and layer + 1 < n_layers:
+                    layer, name = layer + 1, "resid_pre"
+                found[layer].setdefault(Site(name, layer), []).append((index, edit))
+        return [dict(sorted(own.items(), key=lambda item: item[0].order)) for own in found]
 
     def asking(self, layer: int, edits: dict[Site, list[tuple[int, LocalEdit]]]) -> Int[Tensor, " n"]:
         """Places whose queries, keys and values are computed: in the layer at which a row joins, those that it changes
         there; the others are the clean run's.
         """
-        older = sum(row.layer < layer for row in self.rows)
+        older = self.older(layer)
         changed = [
             self.index(row, edit.columns)
             for site, items in edits.items()

@@ -240,7 +240,7 @@ def _chunks(model: Model, tokens: Tokens, rows: Mapping[int, Sequence[Row]], n_s
 
 
 class _Worker:
-    """Computes chunks; the clean run is made along with the first of them, and kept where there are more."""
+    """Computes chunks; the clean run goes along in a single one, and is made first and kept where there are more."""
 
     def __init__(self, plan: SweepPlan) -> None:
         self.plan, self.model, self.tokens = plan, plan.model, plan.tokens
@@ -284,15 +284,19 @@ class _Worker:
     def _packed(self, numbers: Sequence[int]) -> dict[int, Tensor]:
         rows = [row for number in numbers for row in self.plan.rows[number]]
         first_time = self.clean.output is None
+        if first_time and self.clean.keep and rows:
+            # Apart from the rows, so that a resumed sweep repeats the very same passes.
+            self._packed([])
+            first_time = False
         if not rows and not first_time:
             assert self.unedited is not None
             return dict.fromkeys(numbers, self.unedited)
         packing = Packing(rows, self.clean, with_clean=first_time)
         places = None if self.read is None else packing.places(self.read)
-        # In the last layer only these need finishing.
-        read = None if places is None else places[places >= 0].unique()
         arguments = self.model.arguments(self.tokens)
-        hidden = packed_pass(self.model.hf, self.model.layout, self.clean, packing, arguments=arguments, read=read)
+        hidden = packed_pass(
+            self.model.hf, self.model.layout, self.clean, packing, arguments=arguments, columns=self.read
+        )
         if first_time:
             self.clean.output = self.clean.kept(hidden[: packing.n_clean])
         if places is None:
