@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
@@ -73,7 +73,7 @@ class Ablate(Carrier):
             return self._fit_mean(tokens, place)
         if self.kind == "resample":
             self._check_pairs(tokens)
-        return self._fit_noise(tokens, place) if self.kind == "noise" else self
+        return self._fit_noise(tokens, place) if self.kind == "noise" else replace(self, site=place.site)
 
     def change(self, x: Tensor) -> Tensor:
         if self.kind == "zero":

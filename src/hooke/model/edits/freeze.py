@@ -28,7 +28,7 @@ class Freeze(Edit):
         values: site -> value of the whole prompt, as a capture gives it.
     """
 
-    values: Mapping[Site, Tensor]
+    values: Mapping[Site | str, Tensor]
     positions: Positions = None
 
     @classmethod
@@ -47,7 +47,7 @@ class Freeze(Edit):
             model.run(clean, edits=[Freeze.from_run(run, "pattern.*", "*_norm_scale.*"), patch])
         """
         names = [str(site) for site in run.acts]
-        chosen: dict[Site, Tensor] = {}
+        chosen: dict[Site | str, Tensor] = {}
         for pattern in patterns or ("*",):
             found = [site for site in run.acts if fnmatchcase(str(site), pattern)]
             if not found:
@@ -58,7 +58,7 @@ class Freeze(Edit):
             chosen |= {site: run[site] for site in found}
         width = run.tokens.shape[1]
         for site, value in chosen.items():
-            if value.shape[-2 if site.name in ("scores", "pattern") else 1] != width:
+            if value.shape[-2 if isinstance(site, Site) and site.name in ("scores", "pattern") else 1] != width:
                 raise DataError(f"the run kept some positions of {site} only; capture it without `at` to freeze it")
         return cls(", ".join(patterns) or "*", chosen, positions)
 

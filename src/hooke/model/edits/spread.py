@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hooke.base.errors import ConfigError, DataError, ShapeError
 from hooke.model.edits.edit import Edit, Place, Positions
-from hooke.model.sites import Site, parse_pattern
+from hooke.model.sites import Site
 from hooke.model.tokens import Tokens
 
 
@@ -135,8 +135,8 @@ def map_at(value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 def keep_masked(site: Site | str, before: Tensor, after: Tensor) -> Tensor:
     """At scores, keys that attention may not see stay out of its sight: an edit that shrinks scores must not open the
-    future.
+    future. For fitted edits, whose site is resolved.
     """
-    if (site.name if isinstance(site, Site) else parse_pattern(site)[0]) != "scores":
+    if not (isinstance(site, Site) and site.name == "scores"):
         return after
     return torch.where(before <= torch.finfo(before.dtype).min / 2, before, after)
