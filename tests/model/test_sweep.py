@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 from conftest_model import CONFIGS, TEXTS, random_model
@@ -242,11 +240,10 @@ def test_nothing_is_left_behind_and_outer_captures_see_nothing():
     assert torch.equal(acts[model.site("resid_post.1")], alone["resid_post.1"])
 
 
-def test_families_outside_the_registry_say_so_and_agree():
-    model = random_model("gptj", torch.float64)
-    plan = model.plan_sweep(TEXTS, [[Scale("z.0", 0.0)]], METRIC)
-    assert "1 of them run whole: gptj models do their attention outside" in str(plan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = model.sweep(TEXTS, [[Scale("z.0", 0.0)]], METRIC)
-    assert torch.equal(found.values, one_by_one(model, TEXTS, [[Scale("z.0", 0.0)]], METRIC))
+@pytest.mark.parametrize("family", ["gptj", "bloom", "falcon"])
+def test_families_outside_the_registry_join_by_layer(family):
+    model = random_model(family)
+    plan = model.plan_sweep(TEXTS[0], [[Scale("z.2", 0.0)], [Scale("resid_pre.1", 0.0)]], LogitDifference(5, 6))
+    n = len(model.tokens(TEXTS[0]).ids[0])
+    assert f"by layer only: {family} models" in str(plan)
+    assert plan.token_layers == n * (3 + 1 + 2)  # the clean run, then the layers from the edit on

@@ -92,7 +92,13 @@ def _masked(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
 
 @contextmanager
 def observed(
-    module: nn.Module, observer: Observer, *, dispatches: bool = True, maps: bool = True, listening: bool = False
+    module: nn.Module,
+    observer: Observer,
+    *,
+    dispatches: bool = True,
+    maps: bool = True,
+    listening: bool = False,
+    n_kv_heads: int | None = None,
 ) -> Iterator[None]:
     """Show what happens inside one attention module to an observer while the block lasts. Without `maps` only q_rot and
     k_rot are shown, and attention stays on its kernel.
@@ -107,7 +113,7 @@ def observed(
             f"attention maps need a model loaded with attention 'sdpa' or 'eager'; this one runs {kernel!r}"
         )
     if not dispatches:
-        with _watched(module, observer):
+        with _watched(module, _each_once(observer, n_kv_heads), maps):
             yield
         return
 
@@ -177,24 +183,44 @@ _SOFTMAX = (functional.softmax, torch.softmax, Tensor.softmax)
 _MATMUL = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
 
 
+def _each_once(observe: Observer, n_kv_heads: int | None) -> Observer:
+    """The observer, shown every key head once where the module has copied it for each of its queries (Falcon)."""
+
+    def show(name: str, tensor: Tensor) -> Tensor:
+        if name != "k_rot" or n_kv_heads in (None, tensor.shape[2]):
+            return observe(name, tensor)
+        copies = tensor.shape[2] // n_kv_heads
+        before = tensor[:, :, ::copies]
+        after = observe(name, before)
+        return tensor if after is before else after.repeat_interleave(copies, dim=2)
+
+    return show
+
+
 class _Watch(TorchFunctionMode):
     """Shows the maps that an attention module makes with plain torch functions."""
 
-    def __init__(self, module: nn.Module, observe: Observer) -> None:
+    def __init__(self, module: nn.Module, observe: Observer, maps: bool) -> None:
         super().__init__()
-        self.module, self.observe, self.seen_scores = module, observe, False
+        self.module, self.observe, self.maps, self.seen_scores = module, observe, maps, False
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
-            return self._attention(*args, **kwargs)
+            if self.maps:
+                return self._attention(*args, **kwargs)
+            query = self.observe("q_rot", args[0].transpose(1, 2)).transpose(1, 2)
+            key = self.observe("k_rot", args[1].transpose(1, 2)).transpose(1, 2)
+            return func(query, key, *args[2:], **kwargs)
         if func in _MATMUL and args[0].ndim == 4 and not self.seen_scores:
             self.seen_scores = True  # the first product is that of queries and keys
             query = self.observe("q_rot", args[0].transpose(1, 2)).transpose(1, 2)
             key = self.observe("k_rot", args[1].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             return func(query, key, *args[2:], **kwargs)
         if func in _SOFTMAX and args[0].ndim == 4:
-            return self.observe("pattern", func(self.observe("scores", args[0]), *args[1:], **kwargs))
+            # Two masks may have added up to -inf, which cannot be told from a mistake when it is written back.
+            scores = self.observe("scores", args[0].clamp(min=torch.finfo(args[0].dtype).min))
+            return self.observe("pattern", func(scores, *args[1:], **kwargs))
         return func(*args, **kwargs)
 
     def _attention(
@@ -220,11 +246,11 @@ class _Watch(TorchFunctionMode):
 
 
 @contextmanager
-def _watched(module: nn.Module, observer: Observer) -> Iterator[None]:
+def _watched(module: nn.Module, observer: Observer, maps: bool) -> Iterator[None]:
     entered: list[_Watch] = []
 
     def enter(*_: Any) -> None:
-        entered.append(_Watch(module, observer))
+        entered.append(_Watch(module, observer, maps))
         entered[-1].__enter__()
 
     def leave(*_: Any) -> None:  # called after an exception too

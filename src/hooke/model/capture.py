@@ -84,7 +84,8 @@ def applied(hf: nn.Module, layout: Layout, plan: Plan, tokens: Tokens | None) ->
             names = [site.name for site in sites]
             maps = any(name in MAP_SITES for name in names)
             observer = worker.inside(layer, names)
-            options = {"dispatches": layout.dispatches, "maps": maps, "listening": tokens is None}
+            options = {"dispatches": layout.dispatches, "n_kv_heads": layout.n_kv_heads}
+            options |= {"maps": maps, "listening": tokens is None}
             stack.enter_context(observed(attention, observer, **options))
         yield progress
 
@@ -138,12 +139,7 @@ class _Worker:
 
     def __init__(self, plan: Plan, tokens: Tokens | None, progress: Progress, taps: Sequence[tuple[Site, Tap]]) -> None:
         self.plan, self.tokens, self.progress, self.taps = plan, tokens, progress, taps
-        self.edits: dict[Site, list[PlacedEdit]] = {}
-        self.captures: dict[Site, list[Site]] = {}
-        for placed in plan.edits:
-            self.edits.setdefault(placed.site.without_head, []).append(placed)
-        for asked in plan.captures:
-            self.captures.setdefault(asked.without_head, []).append(asked)
+        self.edits, self.captures = plan.edits_at, plan.captures_at
 
     def _is_mine(self) -> bool:
         return _RUN.get() is self.progress or any(listener is self.progress for listener in _LISTENING.get())

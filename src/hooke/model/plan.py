@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,6 +68,24 @@ class Plan:
         stops = [self.until] if self.until else []
         everything = [*self.captures, *(placed.site for placed in self.edits), *stops]
         return sorted({site.without_head for site in everything}, key=lambda site: site.order)
+
+    # Asked once for each module that a run looks at, so worked out once for each run.
+
+    @functools.cached_property
+    def edits_at(self) -> dict[Site, list[PlacedEdit]]:
+        """The edits of each site, heads joined, in the order given."""
+        found: dict[Site, list[PlacedEdit]] = {}
+        for placed in self.edits:
+            found.setdefault(placed.site.without_head, []).append(placed)
+        return found
+
+    @functools.cached_property
+    def captures_at(self) -> dict[Site, list[Site]]:
+        """What is captured at each site, heads joined."""
+        found: dict[Site, list[Site]] = {}
+        for asked in self.captures:
+            found.setdefault(asked.without_head, []).append(asked)
+        return found
 
 
 def repadded(plan: Plan, before: Tokens, after: Tokens) -> Plan:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hooke.model.capture import StopRun, applied, own_run
 from hooke.model.families.family import Layout
 from hooke.model.plan import Plan
-from hooke.model.sweep.rows import Row
+from hooke.model.sweep.rows import Row, acts_at
 from hooke.model.tokens import Tokens
 
 
@@ -76,6 +76,7 @@ def layered_pass(
             placed.append(
                 dataclasses.replace(
                     edit.placed,
+                    site=acts_at(edit.placed.site, layout.n_layers),
                     edit=own,
                     rows=range(index, index + 1),
                     where=None if where is None else where[row.example][None],

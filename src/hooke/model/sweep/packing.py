@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hooke.model.sites import INNER_SITES, Site
 from hooke.model.sweep.clean import Clean
-from hooke.model.sweep.rows import LATE_SITES, LocalEdit, Row
+from hooke.model.sweep.rows import LATE_SITES, LocalEdit, Row, acts_at
 
 
 class Packing:
@@ -71,12 +71,9 @@ class Packing:
         found: list[dict[Site, list[tuple[int, LocalEdit]]]] = [{} for _ in range(n_layers)]
         for index, row in enumerate(self.rows):
             for edit in row.edits:
-                site = edit.placed.site
+                site = acts_at(edit.placed.site, n_layers).without_head
                 assert site.layer is not None
-                layer, name = site.layer, site.name
-                if name == "resid_post" and layer + 1 < n_layers:
-                    layer, name = layer + 1, "resid_pre"
-                found[layer].setdefault(Site(name, layer), []).append((index, edit))
+                found[site.layer].setdefault(site, []).append((index, edit))
         return [dict(sorted(own.items(), key=lambda item: item[0].order)) for own in found]
 
     def asking(self, layer: int, edits: dict[Site, list[tuple[int, LocalEdit]]]) -> Int[Tensor, " n"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hooke.model.families.family import Layout
 from hooke.model.plan import PlacedEdit
-from hooke.model.sites import AFTER_BLOCKS, BEFORE_BLOCKS, BLOCK_SITES
+from hooke.model.sites import AFTER_BLOCKS, BEFORE_BLOCKS, BLOCK_SITES, Site
 from hooke.model.tokens import Tokens
 
 # What an edit at one of these sites changes comes after attention has mixed positions.
@@ -92,9 +92,15 @@ def _columns(item: PlacedEdit, example: int, start: int, end: int) -> Tensor:
     return item.where[example, :end].nonzero()[:, 0].cpu()
 
 
+def acts_at(site: Site, n_layers: int) -> Site:
+    """Where an edit is applied: what a block gives is what the next one reads, and there it costs a layer less."""
+    assert site.layer is not None  # sites outside the blocks are not packed
+    if site.name == "resid_post" and site.layer + 1 < n_layers:
+        return Site("resid_pre", site.layer + 1)
+    return site
+
+
 def _place_of(layout: Layout, item: PlacedEdit) -> tuple[int, bool]:
-    layer = item.site.layer
-    assert layer is not None  # sites outside the blocks are not packed
-    if item.site.name == "resid_post" and layer + 1 < layout.n_layers:
-        return layer + 1, False  # the next block's input; `packed.py` applies it there
-    return layer, item.site.name in LATE_SITES
+    site = acts_at(item.site, layout.n_layers)
+    assert site.layer is not None
+    return site.layer, site.name in LATE_SITES

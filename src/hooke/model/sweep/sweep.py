@@ -27,6 +27,7 @@ from hooke.model.plan import PlacedEdit, columns_of, place_edits
 from hooke.model.run import Run
 from hooke.model.sweep.batched import batched_pass
 from hooke.model.sweep.clean import Clean, NotPlain
+from hooke.model.sweep.layered import CleanBlocks, clean_blocks, layered_pass
 from hooke.model.sweep.packed import packed_pass
 from hooke.model.sweep.packing import Packing
 from hooke.model.sweep.rows import Row, rows_of, why_not_packed
@@ -63,7 +64,12 @@ class SweepPlan:
     def token_layers(self) -> int:
         """Cost: tokens times blocks that will be computed, the clean run included."""
         n_layers, n_tokens = self.model.n_layers, int(self.tokens.mask.sum())
-        packed = sum(row.width * (n_layers - row.layer) for rows in self.rows.values() for row in rows)
+        lengths = self.tokens.lengths.tolist()
+        packed = sum(
+            (row.width if self.model.layout.dispatches else lengths[row.example]) * (n_layers - row.layer)
+            for rows in self.rows.values()
+            for row in rows
+        )
         return packed + n_tokens * n_layers * (1 + len(self.whole))
 
     @property
@@ -77,6 +83,9 @@ class SweepPlan:
             f"{len(self.placed)} edit sets x {len(self.tokens)} examples: {len(self.chunks)} passes after a clean run",
             f"{self.token_layers:,} token-layers, {share:.1%} of the {self.token_layers_one_by_one:,} of a pass each",
         ]
+        if self.rows and not self.model.layout.dispatches:
+            family = self.model.layout.family
+            lines.append(f"by layer only: {family} models do their attention outside transformers' registry")
         reasons: dict[str, int] = {}
         for reason in self.whole.values():
             reasons[reason] = reasons.get(reason, 0) + 1
@@ -207,8 +216,6 @@ def _placed(model: Model, tokens: Tokens, number: int, edits: Sequence[Edit] | E
 
 def _why_all_whole(model: Model, tokens: Tokens) -> str | None:
     layout = model.layout
-    if not layout.dispatches:
-        return f"{layout.family} models do their attention outside transformers' registry"
     if getattr(tokens, "media", None):
         return "inputs with images"
     if "z" not in layout.inside or not layout.attention:
@@ -228,7 +235,11 @@ def _chunks(model: Model, tokens: Tokens, rows: Mapping[int, Sequence[Row]], n_s
     whole = len(tokens) * (width * (per_token + 2 * model.d_vocab * size) + attention)
     chunks, start, used = [], 0, 0
     for number in range(n_sets):
-        own = sum(row.width * per_token + attention for row in rows[number]) if number in rows else whole
+        own = (
+            sum((row.width if layout.dispatches else width) * per_token + attention for row in rows[number])
+            if number in rows
+            else whole
+        )
         if used + own > room and number > start:
             chunks.append(range(start, number))
             start, used = number, 0
@@ -246,6 +257,7 @@ class _Worker:
         self.plan, self.model, self.tokens = plan, plan.model, plan.tokens
         self.tail = Tail(self.model.hf, self.model.layout)
         self.clean = Clean(self.tokens, self.model.n_layers, keep=len(plan.chunks) > 1)
+        self.blocks: CleanBlocks | None = None
         self.unedited: Tensor | None = None
         self.not_plain = not plan.rows
         metric = plan.metric
@@ -283,6 +295,8 @@ class _Worker:
     @torch.no_grad()
     def _packed(self, numbers: Sequence[int]) -> dict[int, Tensor]:
         rows = [row for number in numbers for row in self.plan.rows[number]]
+        if not self.model.layout.dispatches:
+            return self._layered(numbers, sorted(rows, key=lambda row: row.layer))
         first_time = self.clean.output is None
         if first_time and self.clean.keep and rows:
             # Apart from the rows, so that a resumed sweep repeats the very same passes.
@@ -313,6 +327,40 @@ class _Worker:
         for row, score in joining:
             values[row.edit_set][row.example] = score
         return values
+
+    def _layered(self, numbers: Sequence[int], rows: Sequence[Row]) -> dict[int, Tensor]:
+        """For families whose attention cannot be spread out."""
+        hf, layout = self.model.hf, self.model.layout
+        if self.blocks is None:
+            self.blocks = clean_blocks(hf, layout, self.model.arguments(self.tokens))
+            batch = torch.arange(len(self.tokens), device=self.blocks.output.device)
+            self.unedited = self._of_outputs(self.blocks.output, batch)
+        assert self.unedited is not None
+        values = {number: self.unedited.clone() for number in numbers}
+        if rows:
+            outputs = layered_pass(hf, layout, self.blocks, self.tokens, rows)
+            examples = torch.tensor([row.example for row in rows], device=outputs.device)
+            scores = self._of_outputs(outputs, examples, rows)
+            for row, score in zip(rows, scores, strict=True):
+                values[row.edit_set][row.example] = score
+        return values
+
+    def _of_outputs(
+        self, outputs: Float[Tensor, "row pos d_model"], examples: Tensor, rows: Sequence[Row] = ()
+    ) -> Float[Tensor, " row"]:
+        """The metric from what the last block gave for whole rows."""
+        if self.read is not None:
+            columns = self.read[examples]
+            return self._scores(outputs[torch.arange(len(outputs), device=outputs.device)[:, None], columns], examples)
+        if not rows:
+            return self._metric(Run(self.tokens, self.tail.logits(outputs)))
+        unchanged = self.tail.logits(self.blocks.output)
+        scores = []
+        for row, output in zip(rows, outputs, strict=True):
+            logits = unchanged.clone()
+            logits[row.example] = self.tail.logits(output)
+            scores.append(self._metric(Run(self.tokens, logits))[row.example])
+        return torch.stack(scores)
 
     def _scores(self, final: Float[Tensor, "row position d_model"], examples: Tensor) -> Float[Tensor, " row"]:
         metric = self.plan.metric
