@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parent))  # `hooke bench` loads this file by its path
 
@@ -52,8 +53,9 @@ def main(
             python = peers.environment(options.peers, options.say)
         except (peers.PeerError, OSError) as error:
             reason = str(error)
-    threads = torch.get_num_threads()
+    threads, bars = torch.get_num_threads(), logging.is_progress_bar_enabled()
     torch.set_num_threads(options.threads)
+    logging.disable_progress_bar()
     rows = []
     try:
         with tempfile.TemporaryDirectory() as temporary:
@@ -66,6 +68,8 @@ def main(
                     bench.close()
     finally:
         torch.set_num_threads(threads)
+        if bars:
+            logging.enable_progress_bar()
     return rows
 
 

@@ -56,9 +56,9 @@ def residual_suffix(parts: Parts, ids: Tensor, values: Tensor, answer: int, wron
         z = attend(parts, q, k, v, causal=True)[0]
         keys.append(k), vals.append(v)
         clean.append(parts.mlp(block, clean[-1] + parts.out(block, z)))
-    found = torch.empty(n_layers, width)
+    found = values.new_empty(n_layers, width)
     for p in range(width):
-        x = torch.empty(0, width - p, d_model)
+        x = values.new_empty(0, width - p, d_model)
         for layer, block in enumerate(parts.blocks):
             joining = clean[layer][None, p:].clone()
             joining[:, 0] = values[layer, p]

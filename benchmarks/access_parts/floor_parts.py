@@ -1,20 +1,16 @@
 """Two blocks taken apart by hand for the floors: only Hugging Face's own modules and weights, nothing of hooke.
 
-All functions take packed tokens `[token, ...]` and the column of each token. Token-wise modules are called in pieces
-of a few hundred tokens, so that a piece's hidden layer stays in the cores' caches.
+All functions take packed tokens `[token, ...]` and the column of each token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-
-PIECE = 256  # tokens; see docs/decisions/004-access-speed.md
 
 
 class Parts(Protocol):
@@ -38,16 +34,6 @@ class Parts(Protocol):
     def mlp(self, block: nn.Module, mid: Tensor) -> Tensor: ...
 
     def difference(self, x: Tensor, answer: int, wrong: int) -> Tensor: ...
-
-
-def in_pieces(function: Callable[[Tensor], Tensor], x: Tensor, piece: int = PIECE) -> Tensor:
-    """A token-wise function over `[token, ...]`, some hundred tokens at a time."""
-    if len(x) <= piece:
-        return function(x)
-    out = torch.empty_like(x)
-    for start in range(0, len(x), piece):
-        out[start : start + piece] = function(x[start : start + piece])
-    return out
 
 
 class GPT2Parts:
@@ -80,7 +66,7 @@ class GPT2Parts:
         return block.attn.c_proj.weight.unflatten(0, (self.n_heads, -1))
 
     def mlp(self, block: nn.Module, mid: Tensor) -> Tensor:
-        return in_pieces(lambda x: x + block.mlp(block.ln_2(x)), mid)
+        return mid + block.mlp(block.ln_2(mid))
 
     def difference(self, x: Tensor, answer: int, wrong: int) -> Tensor:
         weight = self.hf.lm_head.weight
@@ -94,7 +80,7 @@ class LlamaParts:
         self.hf, self.blocks, self.n_heads = hf, hf.model.layers, hf.config.num_attention_heads
         self.d_head = hf.config.head_dim
         columns = torch.arange(hf.config.max_position_embeddings)[None]
-        cos, sin = hf.model.rotary_emb(torch.zeros(1), columns)
+        cos, sin = hf.model.rotary_emb(torch.zeros(1, dtype=hf.dtype), columns)
         # rotate_half as a product with a signed sine: x -> x cos + swap(x) signed
         half = self.d_head // 2
         self.cos = cos[0][:, None]
@@ -130,7 +116,7 @@ class LlamaParts:
         return block.self_attn.o_proj.weight.T.unflatten(0, (self.n_heads, -1))
 
     def mlp(self, block: nn.Module, mid: Tensor) -> Tensor:
-        return in_pieces(lambda x: x + block.mlp(block.post_attention_layernorm(x)), mid)
+        return mid + block.mlp(block.post_attention_layernorm(mid))
 
     def difference(self, x: Tensor, answer: int, wrong: int) -> Tensor:
         weight = self.hf.lm_head.weight

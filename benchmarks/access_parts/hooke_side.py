@@ -77,6 +77,7 @@ class Hooke:
 
     def generate(self, new: int, *, steered: bool = True) -> Tensor:
         """Greedy continuation `[row, new]`."""
-        direction = torch.ones(self.model.d_model) / self.model.d_model**0.5
-        edits = [Add(f"resid_post.{self.model.n_layers // 2}", direction, scale=4.0)] if steered else []
+        # Not a constant vector: a LayerNorm takes that away again.
+        direction = torch.randn(self.model.d_model, generator=torch.Generator().manual_seed(0))
+        edits = [Add(f"resid_post.{self.model.n_layers // 2}", direction)] if steered else []
         return self.model.generate(self.inputs.batch, edits=edits, max_new_tokens=new, stop_at_end=False).ids

@@ -44,7 +44,7 @@ def record(hf: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Tensor]:
 
 def residual_loop(hf: PreTrainedModel, ids: Tensor, values: Tensor, answer: int, wrong: int) -> Tensor:
     """The metric `[layer, pos]`, one patch of resid_pre a forward: what every sweep must equal."""
-    found = torch.empty(values.shape[:2])
+    found = values.new_empty(values.shape[:2])
     for layer, block in enumerate(blocks(hf)):
         for p in range(values.shape[1]):
 
@@ -61,7 +61,7 @@ def head_loop(hf: PreTrainedModel, ids: Tensor, z: Tensor, answer: int, wrong: i
     """The metric `[layer, head]`, one head's z patched at all positions a forward."""
     n_heads = hf.config.num_attention_heads
     width = z.shape[-1] // n_heads
-    found = torch.empty(len(z), n_heads)
+    found = z.new_empty(len(z), n_heads)
     for layer, module in enumerate(output_projections(hf)):
         for head in range(n_heads):
             part = slice(head * width, (head + 1) * width)
@@ -132,7 +132,6 @@ def generate(hf: PreTrainedModel, ids: Tensor, new: int) -> Tensor:
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=new,
-        min_new_tokens=new,
         do_sample=False,
         pad_token_id=0,
     )
