@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from hooke.base.errors import ConfigError, DataError
+from hooke.base.errors import ConfigError, DataError, HookeError
 from hooke.model.edits import Set
 from hooke.model.load import load
 from hooke.model.sites import Site
@@ -324,6 +324,8 @@ def test_a_bidirectional_toy_has_no_cache():
     model = toy(causal=False)
     assert model.run("3 1 4", capture=["pattern.0"])["pattern.0"].triu(1).abs().sum() > 0
     with pytest.raises(ConfigError, match="no KV cache"):
+        model.hf(torch.tensor([[3, 1, 4]]), use_cache=True)
+    with pytest.raises(HookeError, match="no KV cache"):
         model.generate("3 1 4", max_new_tokens=2)
 
 

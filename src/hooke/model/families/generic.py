@@ -30,6 +30,7 @@ _SHAPE = (2, 6)  # rows and tokens of a trial
 _INSIDE_MLP = ("router_logits", "mlp_pre", "mlp_gate", "mlp_pre_linear", "mlp_post", "expert_out")
 
 
+@torch.no_grad()
 def generic(hf: PreTrainedModel) -> Layout:
     """The sites of a model whose architecture has no map.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -54,66 +55,73 @@ def record(
         changes: what to change on the way, by place.
         arguments: keep each module's arguments too, for replaying.
     """
-    seen: dict[str, Seen] = {}
-    kept: list[tuple[Seen, str, Tensor]] = []
-    clock = iter(range(1 << 62))
-
-    def before(name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            if name in seen:
-                seen[name].calls += 1
-                return
-            tensor = main_input(args, kwargs)
-            seen[name] = Seen(None if tensor is None else tensor.clone(), order=next(clock))
-            if tensor is not None:
-                kept.append((seen[name], "x", tensor))
-            if arguments:
-                seen[name].args, seen[name].kwargs = args, kwargs
-
-        return hook
-
-    def after(name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            tensor = main_output(output)
-            if tensor is not None and seen[name].out is None:
-                seen[name].out = tensor.clone()
-                kept.append((seen[name], "out", tensor))
-            seen[name].done = next(clock)
-
-        return hook
-
+    recorder = _Recorder(arguments)
     with ExitStack() as stack, torch.no_grad():
         for (path, side), change in (changes or {}).items():
-            stack.callback(_changing(root.get_submodule(path), side, change).remove)
+            module = root.get_submodule(path)
+            if side == "out":
+                handle = module.register_forward_hook(partial(_change_output, change))
+            else:
+                handle = module.register_forward_pre_hook(partial(_change_input, change, side), with_kwargs=True)
+            stack.callback(handle.remove)
         for name, module in root.named_modules():
-            stack.callback(module.register_forward_pre_hook(before(name), with_kwargs=True).remove)
-            stack.callback(module.register_forward_hook(after(name)).remove)
+            before, after = partial(recorder.before, name), partial(recorder.after, name)
+            stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(after).remove)
         call()
-    for entry, which, tensor in kept:
+    for entry, which, tensor in recorder.kept:
         setattr(entry, f"{which}_kept", torch.equal(tensor, getattr(entry, which)))
-    return seen
+    return recorder.seen
 
 
-def _changing(module: nn.Module, side: str, change: Change) -> Any:
-    def on_input(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+@dataclass
+class _Recorder:
+    arguments: bool
+    seen: dict[str, Seen] = field(default_factory=dict)
+    kept: list[tuple[Seen, str, Tensor]] = field(default_factory=list)
+    time: int = 0
+
+    def before(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if name in self.seen:
+            self.seen[name].calls += 1
+            return
         tensor = main_input(args, kwargs)
-        if tensor is None:
-            return None
-        if side == "place":
-            tensor.copy_(change(tensor.clone()))
-            return None
-        new = change(tensor)
-        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+        entry = self.seen[name] = Seen(None if tensor is None else tensor.clone(), order=self.tick())
+        if tensor is not None:
+            self.kept.append((entry, "x", tensor))
+        if self.arguments:
+            entry.args, entry.kwargs = args, kwargs
 
-    def on_output(module: nn.Module, args: tuple, output: Any) -> Any:
-        tensor = main_output(output)
-        if tensor is None:
-            return None
-        return (change(tensor), *output[1:]) if isinstance(output, tuple) else change(tensor)
+    def after(self, name: str, module: nn.Module, args: tuple, output: Any) -> None:
+        entry, tensor = self.seen[name], main_output(output)
+        if tensor is not None and entry.out is None:
+            entry.out = tensor.clone()
+            self.kept.append((entry, "out", tensor))
+        entry.done = self.tick()
 
-    if side == "out":
-        return module.register_forward_hook(on_output)
-    return module.register_forward_pre_hook(on_input, with_kwargs=True)
+    def tick(self) -> int:
+        self.time += 1
+        return self.time
+
+
+def _change_input(
+    change: Change, side: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]
+) -> tuple[tuple, dict[str, Any]] | None:
+    tensor = main_input(args, kwargs)
+    if tensor is None:
+        return None
+    if side == "place":
+        tensor.copy_(change(tensor.clone()))
+        return None
+    new = change(tensor)
+    return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+
+
+def _change_output(change: Change, module: nn.Module, args: tuple, output: Any) -> Any:
+    tensor = main_output(output)
+    if tensor is None:
+        return None
+    return (change(tensor), *output[1:]) if isinstance(output, tuple) else change(tensor)
 
 
 @dataclass(frozen=True)
