@@ -31,6 +31,7 @@ from hooke.model.sites import MAP_SITES, Site
 from hooke.model.sweep import sweep as sweeping
 from hooke.model.text import TokenText
 from hooke.model.tokens import Tokens
+from hooke.model.weights import Weights
 
 # An encoding is what a tokenizer or processor of transformers returns, as tensors.
 Inputs = str | Sequence[str] | Tokens | Tensor | Mapping[str, Tensor]
@@ -82,8 +83,15 @@ class Model:
     n_kv_heads = property(lambda self: self.layout.n_kv_heads, doc="Key-value heads per layer.")
     d_head = property(lambda self: self.layout.d_head, doc="Width of a head.")
     d_mlp = property(lambda self: self.layout.d_mlp, doc="Neurons per layer.")
-    device = property(lambda self: self.hf.get_input_embeddings().weight.device, doc="Where tokens go in.")
     dtype = property(lambda self: self.hf.dtype, doc="Precision of the weights.")
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens go in; a model may be spread over devices from there."""
+        embedding = self.hf.get_input_embeddings()
+        # Weights that accelerate keeps on disk are moved for each pass.
+        hook = getattr(embedding, "_hf_hook", None) if embedding.weight.is_meta else None
+        return embedding.weight.device if hook is None else torch.device(hook.execution_device)
 
     @functools.cached_property
     def identity(self) -> Mapping[str, str]:
@@ -91,11 +99,16 @@ class Model:
         re-used.
 
         `weights` is a SHA-256 over the name, dtype, shape and all bytes of every parameter and buffer.
+
+        Raises:
+            ModelError: where some of the weights are not in memory.
         """
         digest = hashlib.sha256()
         for name, weight in sorted(self.hf.state_dict().items()):
             digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
             for plain in _plain(weight.detach()):
+                if plain.is_meta:
+                    raise ModelError(f"weights of {self.name} are not in memory ({name}); load it without offloading")
                 digest.update(plain.cpu().contiguous().flatten().view(torch.uint8).numpy())
         words = "\n".join(f"{k}\t{v}" for k, v in sorted(self.tokenizer.get_vocab().items()))
         return {
@@ -119,16 +132,24 @@ class Model:
         """
         if not self.layout.has("logits", None):
             raise ModelError(f"{self.name} has no unembedding: {self.layout.why_absent('logits')}")
-        return self.hf.get_output_embeddings().weight.detach().T
+        weight = self.hf.get_output_embeddings().weight.detach()
+        if weight.is_meta:
+            raise ModelError(f"the unembedding of {self.name} is not in memory; load it without offloading")
+        return weight.T
 
     @property
     def final_norm_gain(self) -> Float[Tensor, " d_model"]:
-        """Gain of the final norm.
+        """Gain of the final norm, as the model multiplies it (Gemma's 1 + weight).
 
         Raises:
             ModelError: for a model without one.
         """
-        return self._final_norm.weight.detach()
+        return self.weights.final_norm_gain
+
+    @functools.cached_property
+    def weights(self) -> Weights:
+        """Weights under the names of the field, raw; `.folded()` rewrites them."""
+        return Weights(self)
 
     @property
     def final_norm_centres(self) -> bool:
@@ -230,8 +251,9 @@ class Model:
 
     def _checked(self, tokens: Tokens) -> Tokens:
         low, high = int(tokens.ids.min()), int(tokens.ids.max())
-        if low < 0 or high >= self.d_vocab:
-            raise DataError(f"token id {low if low < 0 else high} is outside the vocabulary, 0 to {self.d_vocab - 1}")
+        n_ids = self.hf.get_input_embeddings().weight.shape[0]  # toys may read more tokens than they predict
+        if low < 0 or high >= n_ids:
+            raise DataError(f"token id {low if low < 0 else high} is outside the vocabulary, 0 to {n_ids - 1}")
         if self.context is not None and int(tokens.lengths.max()) > self.context:
             raise DataError(f"a row has {int(tokens.lengths.max())} tokens; {self.name} takes at most {self.context}")
         if self.layout.image_token is not None and tokens.image is None:

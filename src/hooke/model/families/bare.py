@@ -40,6 +40,8 @@ def _is_plain(hf: PreTrainedModel, layout: Layout) -> bool:
 
 
 def _has(hf: PreTrainedModel, tap: Tap) -> bool:
+    if not tap.path:  # the model's own output: behind whatever caps its logits
+        return hf.get_output_embeddings() is not None
     try:
         hf.get_submodule(tap.path)
     except AttributeError:
