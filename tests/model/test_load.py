@@ -213,6 +213,33 @@ def test_sites_that_need_a_plain_matrix_are_absent_where_it_is_packed():
     assert load((random_model("llama").hf, byte_tokenizer())).site("result.0").layer == 0
 
 
+def test_weights_that_are_not_in_memory_are_not_read():
+    hf = copy.deepcopy(random_model("llama").hf)
+    hf.lm_head.weight = torch.nn.Parameter(hf.lm_head.weight.to("meta"))
+    model = load((hf, byte_tokenizer()))
+    with pytest.raises(ModelError, match="the unembedding of unnamed is not in memory"):
+        _ = model.unembed
+    with pytest.raises(ModelError, match=r"not in memory \(lm_head\.weight\); load it without offloading"):
+        _ = model.identity
+    assert model.run("x", capture="resid_post.1", until="resid_post.1")["resid_post.1"].shape[-1] == model.d_model
+
+
+def test_a_model_spread_over_devices_gives_the_same_numbers(tmp_path):
+    pytest.importorskip("accelerate")
+    model = random_model("llama")
+    model.hf.save_pretrained(tmp_path)
+    model.tokenizer.save_pretrained(tmp_path)
+    places = dict.fromkeys(("model.norm", "model.rotary_emb", "model.layers.0"), "cpu")
+    places |= dict.fromkeys(("model.embed_tokens", "model.layers.1", "model.layers.2", "lm_head"), "disk")
+    for device_map in ({"": "cpu"}, "auto", places):
+        again = load(tmp_path, device_map=device_map)
+        assert again.device == torch.device("cpu")
+        names = [str(info.site) for info in again.sites()]
+        run = again.run(TEXTS, capture=names)
+        torch.testing.assert_close(run.logits, model.run(TEXTS, capture=names).logits, atol=2e-6, rtol=1e-5)
+        assert ("result" in again.layout.inside) == (device_map is not places)
+
+
 def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
     model = random_model("llama")
     model.hf.save_pretrained(tmp_path)
