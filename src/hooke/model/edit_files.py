@@ -187,7 +187,7 @@ def _built(value: Any, tensors: Mapping[str, Tensor], path: Path, open_dictionar
         return value
     if "map" in value:
         return {key: built(item) for key, item in value["map"].items()}
-    if "tensor" in value or "values" in value:
+    if "type" not in value and "dtype" in value:
         return _built_tensor(value, tensors, path)
     if value.get("type") not in _TYPES:
         hint = nearest(str(value.get("type")), _TYPES)
