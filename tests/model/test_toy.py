@@ -147,7 +147,7 @@ def reference(model, ids):
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_logits_and_sites_equal_plain_torch(switches, kernel, seed):
     model = built(switches, attention=kernel, seed=seed)
-    ids = torch.randint(0, 11, (2, 7), generator=torch.Generator().manual_seed(seed))
+    ids = torch.randint(0, 12, (2, 7), generator=torch.Generator().manual_seed(seed))
     logits, sites = reference(model, ids)
     run = model.run(ids, capture=list(sites))
     torch.testing.assert_close(run.logits, logits, atol=1e-11, rtol=1e-10)
