@@ -33,7 +33,7 @@ Observer = Callable[[str, Tensor], Tensor]
 Handler = Callable[..., tuple[Tensor, Tensor | None]]
 
 _NAME = "hooke"
-_ROUTES: ContextVar[Mapping[int, tuple[Handler, bool]]] = ContextVar("hooke_attention_routes", default={})  # noqa: B039
+_ROUTES: ContextVar[Mapping[int, tuple[Handler | Observer, bool]]] = ContextVar("hooke_attention_routes", default={})  # noqa: B039
 _KERNELS: dict[int, tuple[Any, int]] = {}  # id of a routed module -> (its own config, how many runs route it)
 _LOCK = threading.Lock()
 
@@ -113,7 +113,7 @@ def observed(
             f"attention maps need a model loaded with attention 'sdpa' or 'eager'; this one runs {kernel!r}"
         )
     if not dispatches:
-        with _watched(module, _each_once(observer, n_kv_heads), maps):
+        with _watched(module, _each_once(observer, n_kv_heads), maps, listening=listening):
             yield
         return
 
@@ -246,16 +246,20 @@ class _Watch(TorchFunctionMode):
 
 
 @contextmanager
-def _watched(module: nn.Module, observer: Observer, maps: bool) -> Iterator[None]:
-    entered: list[_Watch] = []
+def _watched(module: nn.Module, observer: Observer, maps: bool, *, listening: bool = False) -> Iterator[None]:
+    entered: dict[int, list[_Watch]] = {}  # by thread: modes are a thread's own
+    key = id(entered)
+    token = _ROUTES.set({**_ROUTES.get(), key: (observer, listening)})
 
     def enter(*_: Any) -> None:
-        entered.append(_Watch(module, observer, maps))
-        entered[-1].__enter__()
+        if key in _ROUTES.get():  # not for other threads, nor for a run within this one
+            watch = _Watch(module, observer, maps)
+            entered.setdefault(threading.get_ident(), []).append(watch)
+            watch.__enter__()
 
     def leave(*_: Any) -> None:  # called after an exception too
-        if entered:
-            entered.pop().__exit__(None, None, None)
+        if key in _ROUTES.get() and entered.get(threading.get_ident()):
+            entered[threading.get_ident()].pop().__exit__(None, None, None)
 
     handles = [
         module.register_forward_pre_hook(enter),
@@ -264,5 +268,6 @@ def _watched(module: nn.Module, observer: Observer, maps: bool) -> Iterator[None
     try:
         yield
     finally:
+        _ROUTES.reset(token)
         for handle in handles:
             handle.remove()

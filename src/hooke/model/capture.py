@@ -121,7 +121,9 @@ def check_captured(plan: Plan, progress: Progress) -> None:
 def _note_shape(progress: Progress) -> Any:
     """For runs that are not ours: learn the shape of the batch from the model's arguments."""
 
-    def note(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def note(module: nn.Module, args: tuple, kwargs: dict[str, Any] | None = None) -> None:
+        if kwargs is None or not any(listener is progress for listener in _LISTENING.get()):
+            return  # another thread's run
         ids = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
         if ids is not None:
             progress.batch, progress.width = ids.shape[:2]
@@ -146,8 +148,10 @@ class _Worker:
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
-    def on_input(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
-        if not self._is_mine():
+    # A hook that its own thread has just taken off may still be called by another one, and then without keywords.
+
+    def on_input(self, module: nn.Module, args: tuple, kwargs: dict[str, Any] | None = None) -> Any:
+        if kwargs is None or not self._is_mine():
             return None
         name = None if args else "hidden_states"
         tensor = args[0] if name is None else kwargs[name]
@@ -163,10 +167,11 @@ class _Worker:
         changed = self._all_taps(tensor)
         return None if changed is tensor else _with_tensor(output, changed)
 
-    def on_call(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        """For sites derived from a module's input and output together."""
+    def on_call(self, module: nn.Module, args: tuple, *rest: Any) -> Any:
+        """For sites derived from a module's input and output together; `rest` is (keywords, output)."""
         if not self._is_mine():
             return None
+        kwargs, output = rest
         x = args[0] if args else kwargs["hidden_states"]
         for site, tap in self.taps:
             before = self._shaped(tap, tap.view.read(module, x, output))
