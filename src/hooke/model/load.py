@@ -47,6 +47,8 @@ _UNPACKERS = {
     "aqlm": ("aqlm", "aqlm"),
     "eetq": ("eetq", "eetq"),
 }
+# Endings of classes whose head is over the vocabulary.
+_OVER_WORDS = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining", "ForConditionalGeneration")
 _PROBE_SECONDS = 5.0  # for one answer of the hub; two are asked for
 
 
@@ -145,7 +147,7 @@ def _auto_class(config: PretrainedConfig) -> Any:
         # Only a tied head is in such a checkpoint too; any other would start from random numbers.
         tied = getattr(config.get_text_config(), "tie_word_embeddings", False)
         heads = [] if bidirectional or not tied else heads
-    elif saved and not saved.endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration")):
+    elif saved and not saved.endswith(_OVER_WORDS):
         heads = []  # a classifier or the like: its own head is no vocabulary
     if bidirectional and AutoModelForMaskedLM in heads:
         return AutoModelForMaskedLM
