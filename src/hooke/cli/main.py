@@ -34,6 +34,7 @@ COMMANDS = {
     "features": Entry("features:Features", "Build the index of latents: examples, histograms, logit lists."),
     "serve": Entry("serve:Serve", "Open the local page on a dictionary and its index."),
     "generate": Entry("generate:Generate", "Continue a prompt, plainly or steered by a latent."),
+    "run": Entry("run_file:RunFile", "Replay a saved experiment: edits, inputs and a metric."),
     "runs list": Entry("runs:List", "List the run folders below a folder."),
     "runs show": Entry("runs:Show", "Show the configuration, results and artefacts of one run."),
     "runs verify": Entry("runs:Verify", "Check the files of a run against their checksums."),

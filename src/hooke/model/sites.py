@@ -49,7 +49,7 @@ HEAD_SITES = frozenset({"q", "k", "v", "q_rot", "k_rot", "scores", "pattern", "z
 MAP_SITES = ("scores", "pattern")  # [batch, head, query, key]
 INNER_SITES = ("q_rot", "k_rot", *MAP_SITES)  # they exist only inside the attention function
 
-_TRANSFORMER_LENS = {
+TRANSFORMER_LENS = {
     "hook_embed": "embed",
     "hook_pos_embed": "pos_embed",
     "hook_resid_pre": "resid_pre",
@@ -163,12 +163,12 @@ def parse_pattern(text: str) -> tuple[str, Index, Index]:
 
 def _from_alias(text: str) -> str:
     """The canonical spelling of a TransformerLens hook name; other text is returned unchanged."""
-    if text in _TRANSFORMER_LENS and _TRANSFORMER_LENS[text] not in BLOCK_SITES:
-        return _TRANSFORMER_LENS[text]
+    if text in TRANSFORMER_LENS and TRANSFORMER_LENS[text] not in BLOCK_SITES:
+        return TRANSFORMER_LENS[text]
     match = _LENS_BLOCK.fullmatch(text)
     if not match:
         return text
     layer, hook = match.groups()
-    if hook not in _TRANSFORMER_LENS:
-        raise SiteError(f"site {text!r}: hook {hook!r} has no counterpart here{nearest(hook, _TRANSFORMER_LENS)}")
-    return f"{_TRANSFORMER_LENS[hook]}.{layer}"
+    if hook not in TRANSFORMER_LENS:
+        raise SiteError(f"site {text!r}: hook {hook!r} has no counterpart here{nearest(hook, TRANSFORMER_LENS)}")
+    return f"{TRANSFORMER_LENS[hook]}.{layer}"
