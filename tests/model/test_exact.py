@@ -39,7 +39,9 @@ def test_zero_edit_logits_equal_hugging_face(family, dtype, attention):
 @pytest.mark.parametrize(("family", "attention", "dtype"), CASES)
 def test_generation_equals_hugging_face_token_by_token(family, dtype, attention):
     model = random_model(family, dtype, attention)
-    tokens = model.tokens(TEXTS, padding_side="left")
+    # The eager kernel gives NaN in float64 where prompts are padded, and `generate` refuses it.
+    finite = attention == "sdpa" or dtype != torch.float64
+    tokens = model.tokens(TEXTS if finite else TEXTS[:1], padding_side="left")
     expected = model.hf.generate(
         input_ids=tokens.ids,
         attention_mask=tokens.mask.long(),

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hooke.base.errors import DataError, ModelError
+from hooke.base.errors import DataError, ModelError, SiteError
 from hooke.model import continuations as scoring
 from hooke.model import generate as generation
 from hooke.model import gradients as differentiation
@@ -175,7 +175,10 @@ class Model:
         Raises:
             SiteError: for a name, layer or head that this model does not have, or a pattern of several sites.
         """
-        return resolve(self.layout, Site.parse(asked) if isinstance(asked, str) else asked)[0]
+        found = resolve(self.layout, asked)
+        if len(found) > 1:
+            raise SiteError(f"{asked!r} is a pattern; one site was expected, for example {str(found[0])!r}")
+        return found[0]
 
     def sites(self) -> list[SiteInfo]:
         """Every site with its shape, in order of execution."""
@@ -233,7 +236,7 @@ class Model:
     @functools.cached_property
     def text(self) -> TokenText:
         """How token ids read: for display and for whole texts."""
-        return TokenText(self.tokenizer, self.d_vocab)
+        return TokenText(self.tokenizer, self.hf.get_input_embeddings().weight.shape[0])
 
     def token_strings(self, ids: Int[Tensor, " pos"] | Sequence[int]) -> list[str]:
         """The text of each token in turn; joined, they give the whole text. See `TokenText.pieces`."""
@@ -337,10 +340,13 @@ class Model:
         kernel = self.hf.config._attn_implementation
         layers = ", ".join(map(str, maps))
         notes = (f"layers {layers} ran attention step by step for their maps, not {kernel}",) if maps else ()
-        return Run(tokens, logits, progress.acts, notes)
+        names = [capture] if isinstance(capture, str) else [name for name in capture if isinstance(name, str)]
+        spelt = {name: found[0] for name in names if len(found := resolve(self.layout, name)) == 1}
+        return Run(tokens, logits, progress.acts, notes, spelt)
 
     def arguments(self, tokens: Tokens, *, cached: int = 0) -> dict[str, Tensor | int]:
-        """Keyword arguments for the Hugging Face forward; mask and positions only where there is padding.
+        """Keyword arguments for the Hugging Face forward; the mask only where there is padding, and positions also
+        where they are a site, so that every row has its own.
 
         Positions of images are for the model itself to work out: some lie in the plane.
 
@@ -352,6 +358,7 @@ class Model:
             given |= tokens.media
         if tokens.is_padded:
             given["attention_mask"] = tokens.mask.long()
+        if tokens.is_padded or self.layout.has("pos_embed", None):
             in_plane = any(name.startswith("pixel_values") for name in tokens.media)
             # Some architectures work them out from the mask.
             if "position_ids" in self.forward_parameters and not in_plane:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hooke.base.errors import ConfigError, ShapeError, SiteError, nearest
+from hooke.model.aliases import module_path
 from hooke.model.edits import Edit, Place, Positions
 from hooke.model.families.family import Layout
 from hooke.model.sites import (
@@ -20,6 +21,7 @@ from hooke.model.sites import (
     BLOCK_SITES,
     HEAD_SITES,
     MAP_SITES,
+    SITES,
     Index,
     Site,
     parse_pattern,
@@ -125,6 +127,8 @@ def resolve(layout: Layout, asked: Site | str) -> list[Site]:
     Raises:
         SiteError: for a site that the architecture does not have, or a layer or head out of range.
     """
+    if isinstance(asked, str) and asked.partition(".")[0] not in SITES:
+        asked = module_path(layout, asked) or asked
     name, layer, head = (asked.name, asked.layer, asked.head) if isinstance(asked, Site) else parse_pattern(asked)
     if layer is None:
         layers: list[int | None] = [None]
@@ -229,6 +233,8 @@ def _where(tokens: Tokens, positions: Positions, label: str) -> tuple[Tensor | N
     if isinstance(positions, str) and positions in ("kept", "prompt", "generated"):
         where = {"kept": tokens.keep, "prompt": tokens.mask, "generated": torch.zeros_like(tokens.mask)}[positions]
         return where, positions != "prompt"
+    if positions == "image" and tokens.image is not None:
+        return tokens.image, False
     columns = columns_of(tokens, positions, label)
     return torch.zeros_like(tokens.mask).scatter(1, columns, True), False
 
@@ -244,7 +250,8 @@ def columns_of(tokens: Tokens, positions: Positions, label: str) -> Int[Tensor, 
         if positions not in tokens.names:
             if positions == "each":
                 raise ConfigError(f"{label}: positions 'each' stands for many runs; use sweep, or expand_each")
-            known = ["last", "prompt", "generated", "kept", "each", *tokens.names]
+            known = ["last", "prompt", "generated", "kept", "each", *(["image"] if tokens.image is not None else [])]
+            known += tokens.names
             hint = nearest(positions, known)
             raise ConfigError(f"{label}: positions {positions!r} is not known{hint}; use {', '.join(map(repr, known))}")
         return tokens.named(positions)

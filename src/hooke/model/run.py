@@ -22,12 +22,14 @@ class Run:
         logits: `[batch, pos, vocab]`, or None where the run stopped earlier (`until`).
         acts: captured tensors by site, as the module computed them (after the edits of that site).
         notes: what was not exact, in words; empty for a plain run.
+        spelt: sites as the capture spelt them, for names of other tools.
     """
 
     tokens: Tokens
     logits: Float[Tensor, "batch pos vocab"] | None
     acts: Mapping[Site, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    spelt: Mapping[str, Site] = field(default_factory=dict)
 
     def __getitem__(self, site: Site | str) -> Tensor:
         """A captured activation.
@@ -35,7 +37,7 @@ class Run:
         Raises:
             SiteError: where the site was not captured.
         """
-        asked = site if isinstance(site, Site) else Site.parse(site)
+        asked = self._site(site)
         if asked not in self.acts:
             captured = [str(s) for s in self.acts]
             hint = nearest(str(asked), captured)
@@ -43,7 +45,10 @@ class Run:
         return self.acts[asked]
 
     def __contains__(self, site: Site | str) -> bool:
-        return (site if isinstance(site, Site) else Site.parse(site)) in self.acts
+        return self._site(site) in self.acts
+
+    def _site(self, site: Site | str) -> Site:
+        return site if isinstance(site, Site) else self.spelt.get(site) or Site.parse(site)
 
     @property
     def keep(self) -> Bool[Tensor, "batch pos"]:

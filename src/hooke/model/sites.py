@@ -45,6 +45,7 @@ BLOCK_SITES = (
 )
 BEFORE_BLOCKS = ("embed", "pos_embed")
 AFTER_BLOCKS = ("final_norm_scale", "final_norm", "logits")
+SITES = frozenset((*BEFORE_BLOCKS, *BLOCK_SITES, *AFTER_BLOCKS))
 HEAD_SITES = frozenset({"q", "k", "v", "q_rot", "k_rot", "scores", "pattern", "z", "result"})
 MAP_SITES = ("scores", "pattern")  # [batch, head, query, key]
 INNER_SITES = ("q_rot", "k_rot", *MAP_SITES)  # they exist only inside the attention function

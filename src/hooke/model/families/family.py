@@ -168,10 +168,8 @@ class Layout:
         """Whether the model has the site (`layer` None: outside the blocks)."""
         if layer is None:
             return name in self.outside
-        if name in MAP_SITES:
-            return True
         if name in INNER_SITES:
-            return self.positions == "rotary"
+            return name not in self.absent and (name in MAP_SITES or self.positions == "rotary")
         return self.varied.get(layer, {}).get(name, self.inside.get(name)) is not None
 
     def tap(self, name: str, layer: int | None) -> Tap:
@@ -193,7 +191,7 @@ class Layout:
 
     def why_absent(self, name: str) -> str:
         """Why this architecture does not have a site."""
-        if name in ("q_rot", "k_rot"):
+        if name in ("q_rot", "k_rot") and name not in self.absent:
             return f"its positions are not rotary; {name[0]} is what enters the scores"
         return self.absent.get(name, "the architecture has no such place")
 
