@@ -17,7 +17,6 @@ while the others wait. Where they cannot be installed, their rows say so and why
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -25,6 +24,8 @@ from pathlib import Path
 
 import torch
 from transformers.utils import logging
+
+from hooke.base.jsonable import dumps
 
 sys.path.insert(0, str(Path(__file__).parent))  # `hooke bench` loads this file by its path
 
@@ -99,4 +100,4 @@ if __name__ == "__main__":
         print(f"{row['name']}: {row['ours']:,.1f} / {row['against']:,.1f} ms, ratio {row['ratio']:.3f}", end=" ")
         print(f"({low:.3f} to {high:.3f}; target {row['target']}: {verdict})")
     if given.json:
-        print(json.dumps({"rows": results}))
+        print(dumps({"rows": results}))
