@@ -19,7 +19,7 @@ from transformers import (
 
 from hooke.model.load import load
 from hooke.model.model import Model
-from hooke.model.toy import toy
+from hooke.model.toy.make import toy
 
 _TOWER = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 4}
 _QWEN = {"num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "mlp_only_layers": [1]}

@@ -7,10 +7,10 @@ import torch
 from conftest_model import random_model
 
 from hooke.base.errors import ConfigError, ModelError, ShapeError
-from hooke.model.composition import composition, composition_scores, copying_score, copying_scores
-from hooke.model.factored import Factored
-from hooke.model.toy import toy
-from hooke.model.weights import Weights
+from hooke.model.toy.make import toy
+from hooke.model.weights.composition import composition, composition_scores, copying_score, copying_scores
+from hooke.model.weights.factored import Factored
+from hooke.model.weights.views import Weights
 
 CLOSE = {"atol": 1e-10, "rtol": 1e-10}
 

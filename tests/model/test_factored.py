@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooke.base.errors import ShapeError
-from hooke.model.factored import Factored
+from hooke.model.weights.factored import Factored
 
 CLOSE = {"atol": 1e-10, "rtol": 1e-10}
 STACKS = [(), (3,), (2, 3)]

@@ -13,11 +13,11 @@ from conftest_weights import MORE_CONFIGS, model_of, noisy, text_for
 from torch import nn
 
 from hooke.base.errors import ConfigError
-from hooke.model import folding
 from hooke.model.families.derived import epsilon
-from hooke.model.folding import FoldedWeights, Rewrites
-from hooke.model.toy import toy
-from hooke.model.weights import Weights
+from hooke.model.toy.make import toy
+from hooke.model.weights import folding
+from hooke.model.weights.folding import FoldedWeights, Rewrites
+from hooke.model.weights.views import Weights
 
 NAMES = ("fold_norm", "centre_writing", "centre_unembed", "fold_value_bias")
 LIMITS = {torch.float32: 1e-5, torch.float64: 1e-10}

@@ -19,7 +19,7 @@ from hooke.model.families.generic import generic
 from hooke.model.plan import available, make_plan
 from hooke.model.sites import AFTER_BLOCKS, BEFORE_BLOCKS, BLOCK_SITES, INNER_SITES
 from hooke.model.tokens import Tokens
-from hooke.model.toy import toy
+from hooke.model.toy.make import toy
 
 VOCAB = {"vocab_size": 120, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}

@@ -15,9 +15,9 @@ from hooke.base.errors import ConfigError, DataError, HookeError
 from hooke.model.edits import Set
 from hooke.model.load import load
 from hooke.model.sites import Site
-from hooke.model.toy import toy
-from hooke.model.toy_config import ToyConfig
-from hooke.model.toy_network import sinusoids
+from hooke.model.toy.config import ToyConfig
+from hooke.model.toy.make import toy
+from hooke.model.toy.network import sinusoids
 
 ACTIVATIONS = {
     "relu": torch.relu,

@@ -13,8 +13,8 @@ from conftest_weights import ALL_MODELS, model_of, text_for
 from torch import nn
 
 from hooke.base.errors import ModelError, SiteError
-from hooke.model.toy import toy
-from hooke.model.weights import Weights
+from hooke.model.toy.make import toy
+from hooke.model.weights.views import Weights
 
 CLOSE = {"atol": 1e-10, "rtol": 1e-10}
 

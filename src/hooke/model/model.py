@@ -31,7 +31,7 @@ from hooke.model.sites import MAP_SITES, Site
 from hooke.model.sweep import sweep as sweeping
 from hooke.model.text import TokenText
 from hooke.model.tokens import Tokens
-from hooke.model.weights import Weights
+from hooke.model.weights.views import Weights
 
 # An encoding is what a tokenizer or processor of transformers returns, as tensors.
 Inputs = str | Sequence[str] | Tokens | Tensor | Mapping[str, Tensor]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hooke.model.families.absence import PARALLEL, no_experts, no_gate, no_post_norms, rotary
 from hooke.model.families.derived import NormScale
 from hooke.model.families.family import Heads, Layout, Tap
-from hooke.model.toy_network import ToyConfig  # importing the network registers it with transformers
+from hooke.model.toy.network import ToyConfig  # importing the network registers it with transformers
 
 _ATTENTION_ONLY = "its blocks have attention only"
 _MLP_SITES = ("mlp_norm_scale", "mlp_in", "mlp_pre", "mlp_gate", "mlp_pre_linear", "mlp_post", "mlp_out")

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from hooke.base.errors import ConfigError, ModelError, ShapeError
 from hooke.base.seeds import torch_generator
-from hooke.model.factored import Factored, solid
 from hooke.model.families.family import Layout
-from hooke.model.weight_set import WeightSet
+from hooke.model.weights.factored import Factored, solid
+from hooke.model.weights.names import WeightSet
 
 KINDS = ("Q", "K", "V")
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from hooke.base.errors import ModelError
-from hooke.model.folding import FoldedWeights, Rewrites
-from hooke.model.weight_places import place
-from hooke.model.weight_set import WeightSet
+from hooke.model.weights.folding import FoldedWeights, Rewrites
+from hooke.model.weights.names import WeightSet
+from hooke.model.weights.places import place
 
 if TYPE_CHECKING:
     from hooke.model.model import Model
@@ -55,7 +55,7 @@ class Weights(WeightSet):
         fold_value_bias: bool = True,
         dtype: torch.dtype | None = None,
     ) -> FoldedWeights:
-        """The same weights rewritten so that the model's probabilities stay what they are; see `hooke.model.folding`.
+        """The same weights rewritten so that the model's probabilities stay what they are; see `folding.py`.
 
         Raises:
             ConfigError: for a rewrite that would change the probabilities of this architecture, with the reason.

@@ -23,8 +23,8 @@ from transformers import PreTrainedModel
 
 from hooke.base.errors import ConfigError
 from hooke.model.families.family import Layout
-from hooke.model.weight_places import norm_path, place, split_name
-from hooke.model.weight_set import WeightSet
+from hooke.model.weights.names import WeightSet
+from hooke.model.weights.places import norm_path, place, split_name
 
 _READERS = {"W_Q": "attn_norm", "W_K": "attn_norm", "W_V": "attn_norm", "W_in": "mlp_norm", "W_gate": "mlp_norm"}
 _WRITERS = ("W_E", "W_pos", "W_O", "b_O", "W_out", "b_out")

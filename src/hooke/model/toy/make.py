@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from hooke.base.errors import ConfigError, nearest
-from hooke.model.toy_config import ToyConfig
+from hooke.model.toy.config import ToyConfig
 
 if TYPE_CHECKING:
     from hooke.model.model import Model

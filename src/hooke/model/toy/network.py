@@ -17,7 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from hooke.base.errors import ConfigError
 from hooke.base.seeds import torch_generator
-from hooke.model.toy_config import ToyConfig
+from hooke.model.toy.config import ToyConfig
 
 Added = Float[Tensor, "#batch pos d_model"]
 Rotation = tuple[Float[Tensor, "#batch pos half"], Float[Tensor, "#batch pos half"]]  # cosines, sines

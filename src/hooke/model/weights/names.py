@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hooke.base.errors import SiteError
-from hooke.model.factored import Factored
 from hooke.model.families.family import Layout
-from hooke.model.weight_places import GLOBAL_NAMES, LAYER_NAMES, split_name
+from hooke.model.weights.factored import Factored
+from hooke.model.weights.places import GLOBAL_NAMES, LAYER_NAMES, split_name
 
 
 class PerLayer(Sequence):
