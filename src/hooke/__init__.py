@@ -17,15 +17,27 @@ if TYPE_CHECKING:
     from hooke.data.store import Store as Store
     from hooke.model.edits import Ablate as Ablate
     from hooke.model.edits import Add as Add
+    from hooke.model.edits import Call as Call
+    from hooke.model.edits import Freeze as Freeze
+    from hooke.model.edits import Mask as Mask
     from hooke.model.edits import Project as Project
     from hooke.model.edits import Scale as Scale
     from hooke.model.edits import Set as Set
     from hooke.model.edits import Splice as Splice
+    from hooke.model.experiment import Experiment as Experiment
     from hooke.model.load import load as load
+    from hooke.model.metrics import KL as KL
+    from hooke.model.metrics import NLL as NLL
+    from hooke.model.metrics import Logit as Logit
+    from hooke.model.metrics import LogitDifference as LogitDifference
+    from hooke.model.metrics import LogProbability as LogProbability
+    from hooke.model.metrics import Metric as Metric
+    from hooke.model.metrics import Probability as Probability
     from hooke.model.model import Model as Model
     from hooke.model.run import Run as Run
     from hooke.model.sites import Site as Site
     from hooke.model.tokens import Tokens as Tokens
+    from hooke.model.toy.make import toy as toy
 
 _HOME = {
     "HookeError": "base.errors",
@@ -40,6 +52,18 @@ _HOME = {
     "Project": "model.edits",
     "Ablate": "model.edits",
     "Splice": "model.edits",
+    "Mask": "model.edits",
+    "Freeze": "model.edits",
+    "Call": "model.edits",
+    "Metric": "model.metrics",
+    "Logit": "model.metrics",
+    "LogitDifference": "model.metrics",
+    "LogProbability": "model.metrics",
+    "Probability": "model.metrics",
+    "NLL": "model.metrics",
+    "KL": "model.metrics",
+    "Experiment": "model.experiment",
+    "toy": "model.toy.make",
     "corpora": "data.corpora",
     "harvest": "data.harvest",
     "Store": "data.store",
