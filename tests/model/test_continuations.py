@@ -7,8 +7,8 @@ import torch
 from conftest_model import TEXTS, random_model
 
 from hooke.base.errors import ConfigError, DataError
-from hooke.model.continuations import score
 from hooke.model.edits import Ablate, Add, Edit, Scale
+from hooke.model.generation.continuations import score
 
 FAMILIES = ("gpt2", "llama-gqa", "mistral-window", "gemma3_text", "bloom", "gpt_neox", "opt")
 CHOICES = [" yes", "n", " a longer answer"]

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooke.base.errors import ConfigError, ModelError
-from hooke.model.cached import CachedRun
 from hooke.model.edits import Ablate, Add, Edit, Project, Scale, Set
-from hooke.model.generate import Generation
-from hooke.model.growing import GrowingText
+from hooke.model.generation.cached import CachedRun
+from hooke.model.generation.generate import Generation
+from hooke.model.generation.growing import GrowingText
+from hooke.model.generation.sampling import Sampling
 from hooke.model.model import Model
 from hooke.model.plan import available
-from hooke.model.sampling import Sampling
 from hooke.model.sites import MAP_SITES, Site
 
 N_NEW = 5

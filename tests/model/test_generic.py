@@ -12,7 +12,7 @@ from conftest_model import random_model
 from transformers import AutoModelForCausalLM
 
 from hooke.base.errors import HookeWarning, ModelError
-from hooke.model import toy_network
+from hooke.model.toy import network as toy_network
 from hooke.model.capture import applied
 from hooke.model.edits import Set
 from hooke.model.families.generic import generic

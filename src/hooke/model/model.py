@@ -17,12 +17,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hooke.base.errors import DataError, ModelError, SiteError
-from hooke.model import continuations as scoring
-from hooke.model import generate as generation
 from hooke.model import gradients as differentiation
 from hooke.model.capture import StopRun, applied, check_captured
 from hooke.model.edits import Edit, Positions
 from hooke.model.families import layout_for
+from hooke.model.generation import continuations as scoring
+from hooke.model.generation import generate as generation
 from hooke.model.media import plane_positions
 from hooke.model.memory import capture_bytes, refuse_if_too_large
 from hooke.model.plan import Edits, Plan, available, columns_of, make_plan, resolve
@@ -400,15 +400,15 @@ class Model:
         return sweeping.plan_sweep(self, inputs, edit_sets, metric, **options)
 
     def generate(self, prompts: Inputs, **options: object) -> generation.Generation:
-        """Continue prompts under edits, with a KV cache. Options: see `hooke.model.generate.generate`."""
+        """Continue prompts under edits, with a KV cache. Options: see `hooke.model.generation.generate.generate`."""
         return generation.generate(self, prompts, **options)
 
     def stream(self, prompts: Inputs, **options: object) -> Iterator[generation.Step]:
-        """Generate step by step. Options: see `hooke.model.generate.stream`."""
+        """Generate step by step. Options: see `hooke.model.generation.generate.stream`."""
         return generation.stream(self, prompts, **options)
 
     def score(self, prompts: Inputs, continuations: Sequence[scoring.Choices], *, edits: Edits = ()) -> scoring.Scores:
-        """Log-probabilities of given continuations under edits. See `hooke.model.continuations.score`."""
+        """Log-probabilities of given continuations under edits. See `hooke.model.generation.continuations.score`."""
         return scoring.score(self, prompts, continuations, edits=edits)
 
     def gradients(

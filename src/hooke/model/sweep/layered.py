@@ -38,8 +38,8 @@ def clean_blocks(hf: nn.Module, layout: Layout, arguments: Mapping[str, Tensor])
     with ExitStack() as stack:
         mine = stack.enter_context(own_run())
 
-        def record(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            if mine():
+        def record(module: nn.Module, args: tuple, kwargs: dict[str, Any] | None = None) -> None:
+            if mine() and kwargs is not None:  # another thread may call a hook just taken off, without keywords
                 given = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
                 given.update(given.pop("kwargs", {}))
                 clean.inputs.append(given.pop(next(iter(given))))  # hidden states come first in every family

@@ -151,8 +151,8 @@ class BlockPass:
 
     # -- entering the block --------------------------------------------------------------------------------------------
 
-    def _pack(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
-        if not self.is_mine():
+    def _pack(self, module: nn.Module, args: tuple, kwargs: dict[str, Any] | None = None) -> tuple[tuple, dict] | None:
+        if kwargs is None or not self.is_mine():
             return None
         given = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
         given.update(given.pop("kwargs", {}))
@@ -412,8 +412,9 @@ class BlockPass:
     ) -> None:
         """Put a change of a module's input or output on for the time of the pass."""
 
-        def on_input(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
-            if not self.is_mine():
+        # Another thread may meet a hook that has just been taken off, and then without keywords.
+        def on_input(_: nn.Module, args: tuple, kwargs: dict[str, Any] | None = None) -> tuple[tuple, dict] | None:
+            if kwargs is None or not self.is_mine():
                 return None
             if args:
                 return (before(args[0]), *args[1:]), kwargs
@@ -424,7 +425,7 @@ class BlockPass:
                 return None
             return after(output) if isinstance(output, Tensor) else (after(output[0]), *output[1:])
 
-        def on_call(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        def on_call(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any = None) -> Any:
             return through(module, args[0] if args else kwargs["hidden_states"], output) if self.is_mine() else None
 
         if before is not None:

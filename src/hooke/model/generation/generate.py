@@ -14,10 +14,10 @@ from torch import Tensor
 
 from hooke.base.errors import ConfigError, nearest
 from hooke.base.seeds import torch_generator
-from hooke.model.cached import CachedRun, check_length
-from hooke.model.growing import GrowingText
+from hooke.model.generation.cached import CachedRun, check_length
+from hooke.model.generation.growing import GrowingText
+from hooke.model.generation.sampling import Sampling
 from hooke.model.plan import Edits
-from hooke.model.sampling import Sampling
 from hooke.model.tokens import Tokens
 
 if TYPE_CHECKING:

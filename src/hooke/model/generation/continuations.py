@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooke.base.errors import DataError
-from hooke.model.cached import CachedRun, check_length
+from hooke.model.generation.cached import CachedRun, check_length
 from hooke.model.plan import Edits
 from hooke.model.tokens import Tokens
 
