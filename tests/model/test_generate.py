@@ -56,7 +56,7 @@ def whole_text(model: Model, prompt: torch.Tensor, new: torch.Tensor, edits: lis
 
 def texts_for(model: Model) -> list[str]:
     """Of several lengths; of one on kernels that give NaN for padding in float64, which transformers' eager ones do."""
-    padded = model.hf.config._attn_implementation == "sdpa" or not model.layout.dispatches
+    padded = model.hf.config._attn_implementation == "sdpa" or model.family in ("gpt_neo", "gptj")  # float32 masks
     return TEXTS if padded else [text[:6].ljust(6) for text in TEXTS]
 
 
@@ -66,8 +66,8 @@ def check_rows(model: Model, tokens, found: Generation, edits_of_row) -> None:
     for row in range(len(tokens)):
         prompt = tokens.ids[row][tokens.mask[row]]
         expected = whole_text(model, prompt, found.ids[row], edits_of_row(row))
-        assert torch.equal(expected.argmax(-1), found.ids[row])
         chosen = expected.gather(-1, found.ids[row][:, None])[:, 0]
+        assert torch.allclose(chosen, expected.amax(-1), atol=tolerance, rtol=0)  # greedy; edits may leave ties
         assert torch.allclose(chosen, found.logprobs[row], atol=tolerance, rtol=0)
 
 

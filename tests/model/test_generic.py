@@ -12,13 +12,13 @@ from conftest_model import random_model
 from transformers import AutoModelForCausalLM
 
 from hooke.base.errors import HookeWarning, ModelError
-from hooke.model.toy import network as toy_network
 from hooke.model.capture import applied
 from hooke.model.edits import Set
 from hooke.model.families.generic import generic
 from hooke.model.plan import available, make_plan
 from hooke.model.sites import AFTER_BLOCKS, BEFORE_BLOCKS, BLOCK_SITES, INNER_SITES
 from hooke.model.tokens import Tokens
+from hooke.model.toy import network as toy_network
 from hooke.model.toy.make import toy
 
 VOCAB = {"vocab_size": 120, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from hooke.base.errors import ConfigError, DataError, FormatError
 from hooke.base.files import read_tensors, write_tensors
 from hooke.base.progress import SILENT, Sink
-from hooke.model.edits import Edit
+from hooke.model.compiled import hooks_fire
+from hooke.model.edits import Call, Edit
 from hooke.model.memory import available_bytes
 from hooke.model.metrics import Metric
 from hooke.model.plan import PlacedEdit, columns_of, place_edits
@@ -185,6 +186,8 @@ def sweep(
     """
     plan = plan_sweep(model, inputs, edit_sets, metric, memory=memory)
     values = torch.full((len(plan.placed), len(plan.tokens)), math.nan, dtype=torch.float64, device=model.device)
+    if resume is not None and any(isinstance(item.edit, Call) for own in plan.placed for item in own):
+        raise ConfigError("a sweep with Call cannot be resumed: nobody can tell whether the function is still the same")
     done, saved = 0, None if resume is None else _Saved(Path(resume), plan)
     if saved is not None:
         done = saved.load(values)
@@ -264,6 +267,11 @@ class _Worker:
         self.read = columns_of(self.tokens, metric.positions, "metric") if isinstance(metric, Metric) else None
 
     def values(self, chunk: range) -> Float[Tensor, "set batch"]:
+        """The metric under the edit sets of a chunk."""
+        with hooks_fire(self.model.hf):
+            return self._values(chunk)
+
+    def _values(self, chunk: range) -> Float[Tensor, "set batch"]:
         found: dict[int, Tensor] = {}
         packed = [number for number in chunk if number in self.plan.rows]
         if packed and not self.not_plain:
@@ -280,7 +288,8 @@ class _Worker:
         """The metric without edits."""
         if self.unedited is None and not self.not_plain:
             try:
-                self._packed([])
+                with hooks_fire(self.model.hf):
+                    self._packed([])
             except NotPlain:
                 self.not_plain = True
         return self._metric(self.model.run(self.tokens)) if self.unedited is None else self.unedited
@@ -428,7 +437,10 @@ def _fingerprint(plan: SweepPlan) -> str:
             for item in value:
                 add(item)
         elif isinstance(value, Mapping):
-            add(sorted((str(key), item) for key, item in value.items()))
+            add(sorted(((str(key), item) for key, item in value.items()), key=lambda pair: pair[0]))
+        elif isinstance(value, nn.Module):
+            add(type(value).__name__)
+            add(value.state_dict())
         else:
             digest.update(repr(value).encode())
 
