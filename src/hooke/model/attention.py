@@ -66,8 +66,10 @@ def step_by_step(
     query = observe("q_rot", query.transpose(1, 2)).transpose(1, 2)
     key = observe("k_rot", key.transpose(1, 2)).transpose(1, 2)
     groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = query @ key.transpose(-1, -2)
+    scores *= query.shape[-1] ** -0.5 if scaling is None else scaling  # in place, as below: maps are large
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
@@ -85,9 +87,9 @@ def _masked(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         if not causal or n_query == 1:
             return scores
         seen = torch.ones(n_query, n_key, dtype=torch.bool, device=scores.device).tril(n_key - n_query)
-        return scores.masked_fill(~seen, lowest)
+        return scores.masked_fill_(~seen, lowest)
     mask = mask[..., : scores.shape[-1]]
-    return scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
+    return scores.masked_fill_(~mask, lowest) if mask.dtype == torch.bool else scores.add_(mask)
 
 
 @contextmanager

@@ -235,6 +235,8 @@ def _where(tokens: Tokens, positions: Positions, label: str) -> tuple[Tensor | N
         return where, positions != "prompt"
     if positions == "image" and tokens.image is not None:
         return tokens.image, False
+    if not isinstance(positions, str):
+        return tokens.at([positions] if isinstance(positions, int) else positions), False
     columns = columns_of(tokens, positions, label)
     return torch.zeros_like(tokens.mask).scatter(1, columns, True), False
 

@@ -42,6 +42,7 @@ class Tokens:
     image: Bool[Tensor, "batch pos"] | None = None
 
     _found: dict[tuple[int, ...], Tensor] = field(default_factory=dict, init=False, repr=False)
+    _marked: dict[tuple[int, ...], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def from_ids(
@@ -126,6 +127,14 @@ class Tokens:
             given = torch.tensor(asked, dtype=torch.long, device=self.ids.device).expand(len(self.ids), -1)
             self._found[asked] = self._columns(given)
         return self._found[asked]
+
+    def at(self, positions: Sequence[int]) -> Bool[Tensor, "batch pos"]:
+        """True at these positions, given in terms of each row's own tokens. Not to be written into."""
+        asked = tuple(positions)
+        if asked not in self._marked:
+            columns = self.columns(asked)
+            self._marked[asked] = torch.zeros_like(self.mask).scatter(1, columns, True)
+        return self._marked[asked]
 
     def named(self, name: str) -> Int[Tensor, "batch 1"]:
         """Column of a named position in each row.

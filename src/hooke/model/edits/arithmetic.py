@@ -37,13 +37,17 @@ class Set(Carrier):
         return self.fitted(tokens, place, self.positions)
 
     def value_at(self, row: int, columns: Tensor) -> Tensor:
-        """Once fitted: the new values at some columns of one row, `[n, ...]`; not for maps."""
-        if self._layout == "prompt":
-            return self.value[row, columns.to(self.value.device)]
-        return self.value.expand(len(columns), *self.value.shape)
+        """Once fitted: the new values of one row at the columns that it changes, ascending, `[n, ...]`; not of maps."""
+        if self._layout == "value":
+            return self.value.expand(len(columns), *self.value.shape)
+        if self._layout == "columns":
+            assert self._columns is not None
+            own = self.value[min(row, len(self.value) - 1)]
+            return own if len(own) == 1 else own[self._columns[row].argsort().to(own.device)]
+        return self.value[row, columns.to(self.value.device)]
 
     def change(self, x: Tensor) -> Tensor:
-        value = self.value.to(x)
+        value = self.whole.to(x)
         return (value[..., : x.shape[-1]] if self._layout == "map" else value).expand(x.shape)
 
 
@@ -74,7 +78,7 @@ class Add(Carrier):
         return self.fitted(tokens, place, self.positions)
 
     def change(self, x: Tensor) -> Tensor:
-        vector = self.vector.to(x)
+        vector = self.whole.to(x)
         return x + self.scale * (vector[..., : x.shape[-1]] if self._layout == "map" else vector)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +20,11 @@ from hooke.model.tokens import Tokens
 class Carrier(Edit):
     """An edit with one tensor that may hold a value for each position, named by `carried`."""
 
-    # "value": as given; "prompt": [batch, pos, ...]; "map": [batch, (head,) query, key]
+    # "value": as given; "columns": [batch, n, ...] for these columns of a prompt; "prompt": [batch, pos, ...]; "map":
+    # [batch, (head,) query, key]
     _layout: str = field(default="value", repr=False, init=False)
+    _columns: Tensor | None = field(default=None, repr=False, init=False)
+    _width: int = field(default=0, repr=False, init=False)
 
     @property
     def carried(self) -> str:
@@ -32,10 +35,25 @@ class Carrier(Edit):
     def per_position(self) -> bool:
         return self._layout != "value"
 
-    def at(self, rows: Tensor, columns: Tensor) -> Carrier:
+    @property
+    def whole(self) -> Tensor:
+        """The tensor, laid out over the whole prompt where it was given for some columns (zero elsewhere)."""
         value = getattr(self, self.carried)
+        if self._columns is None:
+            return value
+        batch, n_columns = self._columns.shape
+        spread = torch.zeros(batch, self._width, *value.shape[2:], dtype=value.dtype, device=value.device)
+        rows = torch.arange(batch, device=value.device)[:, None]
+        return spread.index_put(
+            (rows, self._columns.to(value.device)), value.expand(batch, n_columns, *value.shape[2:])
+        )
+
+    def at(self, rows: Tensor, columns: Tensor) -> Carrier:
         if self._layout == "value":
             return self
+        if self._layout == "columns":
+            return self.laid(self.whole, "prompt").at(rows, columns)
+        value = getattr(self, self.carried)
         rows, columns = rows.to(value.device), columns.to(value.device)
         return self.laid(value[rows, columns] if self._layout == "prompt" else map_at(value, rows, columns))
 
@@ -46,8 +64,9 @@ class Carrier(Edit):
 
     def laid(self, value: Tensor, layout: str | None = None, **changes: Any) -> Carrier:
         """The same edit with its tensor laid out over the prompt."""
-        laid = dataclasses.replace(self, **{self.carried: value}, **changes)
-        object.__setattr__(laid, "_layout", layout or self._layout)
+        laid = copy.copy(self)
+        for name, new in {self.carried: value, "_layout": layout or self._layout, "_columns": None, **changes}.items():
+            object.__setattr__(laid, name, new)
         return laid
 
     def fitted(self, tokens: Tokens, place: Place, positions: Positions) -> Carrier:
@@ -55,8 +74,21 @@ class Carrier(Edit):
         value = getattr(self, self.carried)
         if place.feature is None:
             return self.laid(as_map(value, tokens, place, self.label), "map")
-        spread = as_prompt(value, tokens, place.feature, positions, f"{self.label}: {self.carried}")
-        return self if spread is None else self.laid(spread, "prompt")
+        lead = tuple(value.shape[: value.ndim - len(place.feature)])
+        if not lead:
+            return self
+        if lead == tokens.shape:
+            return self.laid(value, "prompt")
+        columns = explicit_columns(lead, tokens, positions)
+        if columns is None:
+            raise ShapeError(
+                f"{self.label}: {self.carried} has shape {tuple(value.shape)}; before the site's {place.feature} only "
+                f"[batch, pos] = {tokens.shape} fits, or one entry per explicit position"
+            )
+        if columns.shape[1] > 1 and any(len(set(row)) < len(row) for row in columns.tolist()):
+            raise DataError(f"{self.label}: positions {positions} name one position twice")
+        value = value if len(lead) == 2 else value[None]
+        return self.laid(value, "columns", _columns=columns, _width=tokens.shape[1])
 
     def check_shape(self, name: str, tensor: Tensor, place: Place) -> None:
         if place.feature is None or name != self.carried:
@@ -69,37 +101,14 @@ class Carrier(Edit):
             )
 
 
-def as_prompt(
-    value: Tensor, tokens: Tokens, feature: tuple[int, ...], positions: Positions, label: str
-) -> Tensor | None:
-    """A value over the whole prompt, `[batch, pos, ...]`; None for one value for all places.
-
-    Raises:
-        ShapeError: for a leading shape that fits neither the prompt nor the explicit positions.
-        DataError: for a position that is named twice.
-    """
-    lead = tuple(value.shape[: value.ndim - len(feature)])
-    if not lead:
-        return None
-    batch, width = tokens.shape
-    if lead == (batch, width):
-        return value
+def explicit_columns(lead: tuple[int, ...], tokens: Tokens, positions: Positions) -> Tensor | None:
+    """The columns `[batch, n]` that a value of this leading shape is for; None where it fits no explicit positions."""
     if isinstance(positions, int):
         positions = [positions]
-    if isinstance(positions, Sequence) and not isinstance(positions, str):
-        columns = tokens.columns(positions)
-        n_positions = columns.shape[1]
-        if lead in ((n_positions,), (batch, n_positions)):
-            if any(len(set(row)) < n_positions for row in columns.tolist()):
-                raise DataError(f"{label}: positions {list(positions)} name one position twice")
-            value = value.expand(batch, n_positions, *feature)
-            spread = torch.zeros(batch, width, *feature, dtype=value.dtype, device=value.device)
-            rows = torch.arange(batch, device=value.device)[:, None]
-            return spread.index_put((rows, columns.to(value.device)), value)
-    raise ShapeError(
-        f"{label} has shape {tuple(value.shape)}; before the site's {feature} only [batch, pos] = {(batch, width)} "
-        f"fits, or one entry per explicit position"
-    )
+    if not isinstance(positions, Sequence) or isinstance(positions, str):
+        return None
+    columns = tokens.columns(positions)
+    return columns if lead in ((columns.shape[1],), tuple(columns.shape)) else None
 
 
 def as_map(value: Tensor, tokens: Tokens, place: Place, label: str) -> Tensor:

@@ -43,7 +43,8 @@ class NormScale:
         wide = x if x.dtype == torch.float64 else x.float()
         if self.centred:
             wide = wide - wide.mean(-1, keepdim=True)
-        return (wide.pow(2).mean(-1, keepdim=True) + epsilon(module)).sqrt()
+        squares = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square()  # in one pass over the memory
+        return (squares / wide.shape[-1] + epsilon(module)).sqrt()
 
     def write(self, module: nn.Module, x: Tensor, output: Tensor, value: Tensor) -> Tensor:
         bias = getattr(module, "bias", None)

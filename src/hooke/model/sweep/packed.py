@@ -8,6 +8,7 @@ the places that are read go through the output projection and the MLP.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -154,7 +155,8 @@ class BlockPass:
     def _pack(self, module: nn.Module, args: tuple, kwargs: dict[str, Any] | None = None) -> tuple[tuple, dict] | None:
         if kwargs is None or not self.is_mine():
             return None
-        given = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
+        given = dict(_signature(type(module)).bind(module, *args, **kwargs).arguments)
+        given.pop("self")
         given.update(given.pop("kwargs", {}))
         hidden = given.pop(next(iter(given)))  # hidden states come first in every family
         packing, whole = self.packing, self.whole
@@ -168,7 +170,7 @@ class BlockPass:
         hidden = torch.cat([hidden, self.clean.inputs[packing.clean_place[new]][None]], dim=1)
         site = Site("resid_pre", self.layer)
         if site in self.edits:
-            hidden = self._changed(site, hidden)
+            hidden = self._changed(site, hidden, owned=True)
         ask = self.asking
         options = packed_options(self.clean.options, packing.example[ask], packing.column[ask], whole.shape)
         return (hidden,), options
@@ -340,12 +342,16 @@ class BlockPass:
 
     def _written(self, site: Site, tap: Tap, tensor: Tensor) -> Tensor:
         value = tap.view.read(tensor)
-        changed = self._changed(site, value.unflatten(0, (1, -1)) if tap.flat else value)
+        # What enters the output projection has just been put together by `_mixed_of_all`.
+        owned = site.name == "z" and (self.narrow or self.few_queries)
+        changed = self._changed(site, value.unflatten(0, (1, -1)) if tap.flat else value, owned=owned)
         return tap.view.write(tensor, changed.flatten(0, 1) if tap.flat else changed)
 
-    def _changed(self, site: Site, value: Tensor) -> Tensor:
-        """The site's packed tensor `[1, n, ...]` with the rows' edits applied, each to its own tokens."""
-        value = value.clone()
+    def _changed(self, site: Site, value: Tensor, *, owned: bool = False) -> Tensor:
+        """The site's packed tensor `[1, n, ...]` with the rows' edits applied, each to its own tokens; written in place
+        where the tensor is ours.
+        """
+        value = value if owned else value.clone()
         given: dict[int | None, list[tuple[Tensor, Tensor]]] = {}
         items = self.edits[site]
         alone = len({row for row, _ in items}) == len(items)  # no row has two edits here: their order is free
@@ -435,6 +441,11 @@ class BlockPass:
         else:
             handle = module.register_forward_hook(on_call, with_kwargs=True)
         stack.callback(handle.remove)
+
+
+@functools.cache
+def _signature(kind: type[nn.Module]) -> inspect.Signature:
+    return inspect.signature(kind.forward)
 
 
 def _chosen(places: Tensor) -> Callable[[Tensor], Tensor]:
