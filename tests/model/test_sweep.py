@@ -24,7 +24,7 @@ def one_by_one(model: Model, tokens, sets, metric) -> torch.Tensor:
 
 
 def sets_of(model: Model, tokens: Tokens) -> list[list[Edit]]:
-    """Edits at every kind of place of every layer, single and together."""
+    """Edits at every kind of place of a middle and the last layer, single and together."""
     width = tokens.shape[1]
     seen = tokens.mask[:, None, None].to(model.dtype)  # what lies at padding is nobody's
     draw = torch.Generator().manual_seed(0)
@@ -34,7 +34,7 @@ def sets_of(model: Model, tokens: Tokens) -> list[list[Edit]]:
         return torch.randn(*shape, dtype=torch.float64, generator=draw).to(dtype)
 
     sets: list[list[Edit]] = [[]]
-    for n in range(model.n_layers):
+    for n in range(1, model.n_layers):
         sets += [
             [Set(f"resid_pre.{n}", random(d), positions=[2])],
             [Set(f"resid_post.{n}", random(3, width, d))],

@@ -211,7 +211,8 @@ class _Worker:
         edits = self.edits.get(site, ())
         if edits:
             self.progress.edited.add(site)
-            if len(value) == 1 < (self.progress.batch or 1):  # one row of position embeddings for the whole batch
+            # One row of position embeddings for the whole batch. Inside blocks a sweep's rows may join one by one.
+            if site.layer is None and len(value) == 1 < (self.progress.batch or 1):
                 value = value.expand(self.progress.batch, *value.shape[1:])
         if edits and edits[0].rows is not None:
             value = self._by_rows(edits, value)

@@ -127,6 +127,12 @@ def resolve(layout: Layout, asked: Site | str) -> list[Site]:
     Raises:
         SiteError: for a site that the architecture does not have, or a layer or head out of range.
     """
+    if asked not in layout.resolved:
+        layout.resolved[asked] = _resolve(layout, asked)
+    return layout.resolved[asked]
+
+
+def _resolve(layout: Layout, asked: Site | str) -> list[Site]:
     if isinstance(asked, str) and asked.partition(".")[0] not in SITES:
         asked = module_path(layout, asked) or asked
     name, layer, head = (asked.name, asked.layer, asked.head) if isinstance(asked, Site) else parse_pattern(asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -36,7 +37,7 @@ class Set(Carrier):
         self.check(place)
         return self.fitted(tokens, place, self.positions)
 
-    def value_at(self, row: int, columns: Tensor) -> Tensor:
+    def value_at(self, row: int, columns: Sequence[int]) -> Tensor:
         """Once fitted: the new values of one row at the columns that it changes, ascending, `[n, ...]`; not of maps."""
         if self._layout == "value":
             return self.value.expand(len(columns), *self.value.shape)
@@ -44,7 +45,9 @@ class Set(Carrier):
             assert self._columns is not None
             own = self.value[min(row, len(self.value) - 1)]
             return own if len(own) == 1 else own[self._columns[row].argsort().to(own.device)]
-        return self.value[row, columns.to(self.value.device)]
+        if isinstance(columns, range):
+            return self.value[row, columns.start : columns.stop]
+        return self.value[row, list(columns)]
 
     def change(self, x: Tensor) -> Tensor:
         value = self.whole.to(x)

@@ -112,7 +112,8 @@ class Edit:
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
                 kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
                 raise DataError(f"{self.label}: {name} has dtype {kind}; expected a floating point tensor")
-            if not bool(torch.isfinite(tensor).all()):
+            # A finite sum has finite terms; an infinite one may still have overflowed.
+            if not math.isfinite(float(tensor.detach().sum())) and not bool(torch.isfinite(tensor).all()):
                 raise DataError(
                     f"{self.label}: {name} has {int((~torch.isfinite(tensor)).sum())} NaN or infinite values"
                 )

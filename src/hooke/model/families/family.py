@@ -163,6 +163,8 @@ class Layout:
     n_experts: int = 0
     experts_per_token: int = 0
     image_token: int | None = None
+    # What names and patterns stand for, once worked out (see `plan.resolve`).
+    resolved: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def has(self, name: str, layer: int | None) -> bool:
         """Whether the model has the site (`layer` None: outside the blocks)."""

@@ -106,9 +106,11 @@ class BlockPass:
             places = packing.places(columns)
             self.read = places[places >= 0].unique()
         touched = {site.name for site in edits}
-        inside = touched & {*INNER_SITES, "z", "result"}
+        inside = touched & {*INNER_SITES, "result"}
         # Queries that nobody reads need no attention, unless an edit or a later pass wants to see them.
         self.few_queries = columns is not None and not inside and not (packing.n_clean and clean.keep)
+        # Where every row is there with all columns, packed tokens are the spread ones, and nothing need be gathered.
+        self.is_grid = self.n_spread == self.n_attending * packing.width
         self.mixed: Tensor | None = None
 
     @property
@@ -156,7 +158,7 @@ class BlockPass:
         if kwargs is None or not self.is_mine():
             return None
         given = dict(_signature(type(module)).bind(module, *args, **kwargs).arguments)
-        given.pop("self")
+        given.pop(next(iter(given)))  # the module itself
         given.update(given.pop("kwargs", {}))
         hidden = given.pop(next(iter(given)))  # hidden states come first in every family
         packing, whole = self.packing, self.whole
@@ -184,33 +186,37 @@ class BlockPass:
         packing, rows, width = self.packing, self.n_attending, self.packing.width
         query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [n, head, d_head]
         if packing.n_clean:
-            kept = self.whole.kept
-            self.clean.queries, self.clean.keys, self.clean.values = (
-                kept(tensor[: packing.n_clean]) for tensor in (query, key, value)
-            )
             self.clean.mask = self.clean.options.get("attention_mask")
+        if packing.n_clean and self.whole.keep:
+            self.clean.queries, self.clean.keys, self.clean.values = (
+                tensor[: packing.n_clean].clone() for tensor in (query, key, value)
+            )
         if rows == 0:
             return query.new_zeros(1, len(query), query.shape[1], value.shape[-1]), None
-        # Where each column of each row lies: among the clean tokens, or among those that ask.
-        source = self.whole.place[packing.examples[:rows]]
-        offset = 0 if packing.n_clean else len(self.whole.example)
-        place = packing.row[self.asking] * width + packing.column[self.asking]
-        source.view(-1)[place] = torch.arange(offset, offset + len(place), device=source.device)
+        source, offset = self._sources(rows)
 
-        def of(tokens: Tensor, clean: Tensor | None, where: Tensor) -> Tensor:
-            return (torch.cat([clean, tokens]) if offset else tokens)[where].transpose(1, 2)
+        def of(tokens: Tensor, clean: Tensor | None, columns: Tensor | None = None) -> Tensor:
+            if source is None:
+                spread = tokens.unflatten(0, (rows, width))
+                picked = (
+                    spread if columns is None else spread[torch.arange(rows, device=columns.device)[:, None], columns]
+                )
+            else:
+                where = source if columns is None else source.gather(1, columns)
+                picked = (torch.cat([clean, tokens]) if offset else tokens)[where]
+            return picked.transpose(1, 2)
 
-        keys, values = of(key, self.clean.keys, source), of(value, self.clean.values, source)
+        keys, values = of(key, self.clean.keys), of(value, self.clean.values)
         mask = self.clean.mask
         if mask is not None and mask.shape[0] != 1:
             mask = mask[packing.examples[:rows]]
         if self.few_queries:
             columns = self.columns[packing.examples[:rows]]
-            queries = of(query, self.clean.queries, source.gather(1, columns))
+            queries = of(query, self.clean.queries, columns)
             mixed, _ = kernel(module, queries, keys, values, self._mask_of(mask, columns, module, options), **options)
             self.mixed = mixed.flatten(-2)
             return query.new_empty(1, len(query), query.shape[1], value.shape[-1]), None  # see `_mixed_of_all`
-        full = of(query, self.clean.queries, source), keys, values
+        full = of(query, self.clean.queries), keys, values
         inner = {row for site, items in self.edits.items() if site.name in INNER_SITES for row, _ in items}
         if not inner:
             mixed, _ = kernel(module, *full, mask, **options)
@@ -218,9 +224,30 @@ class BlockPass:
             mixed = self._attend_apart(kernel, module, full, mask, sorted(inner), options)
         self.mixed = mixed.flatten(-2)
         if packing.n_clean:
-            own = self.mixed[packing.row[: packing.n_clean], packing.column[: packing.n_clean]]
-            self.clean.mixed = self.whole.kept(own)
-        return mixed[packing.row[self.asking], packing.column[self.asking]][None], None
+            self.clean.mixed = self.whole.kept(self._mixed_at(slice(0, packing.n_clean)))
+        if self.narrow:
+            return query.new_empty(1, len(query), query.shape[1], value.shape[-1]), None
+        return self._mixed_at(slice(0, self.n))[None].unflatten(-1, (-1, value.shape[-1])), None
+
+    def _sources(self, rows: int) -> tuple[Tensor | None, int]:
+        """Where each column of each row lies, `[row, column]`: among those that ask, which come after `offset` clean
+        tokens where these were kept. None where the tokens that ask are all there is, in order.
+        """
+        packing, whole = self.packing, self.whole
+        offset = 0 if packing.n_clean else len(whole.example)
+        if self.is_grid and not offset and len(self.asking) == self.n_spread:
+            return None, 0
+        source = whole.place[packing.examples[:rows]]
+        place = packing.row[self.asking] * packing.width + packing.column[self.asking]
+        source.view(-1)[place] = torch.arange(offset, offset + len(place), device=source.device)
+        return source, offset
+
+    def _mixed_at(self, places: slice) -> Tensor:
+        """Attention's result at packed places of rows that attend."""
+        assert self.mixed is not None
+        if self.is_grid:
+            return self.mixed.flatten(0, 1)[places]
+        return self.mixed[self.packing.row[places], self.packing.column[places]]
 
     def _mask_of(
         self, mask: Tensor | None, columns: Tensor, module: nn.Module, options: dict[str, Any]
@@ -240,24 +267,26 @@ class BlockPass:
         """What enters the output projection, of all rows, or of the places that are read: rows that join after
         attention take the clean run's.
         """
-        packing, places = (
-            self.packing,
-            self.read if self.few_queries else torch.arange(self.n, device=self.asking.device),
-        )
-        assert places is not None
-        attending = places[places < self.n_spread]
-        parts = []
+        packing, parts = self.packing, []
+        if not self.few_queries:
+            if self.n_spread:
+                parts.append(self._mixed_at(slice(0, self.n_spread)))
+            if self.n_spread < self.n:
+                assert self.clean.mixed is not None
+                parts.append(self.clean.mixed[packing.clean_place[self.n_spread : self.n]])
+            self.mixed = None  # memory that the MLP can use
+            return torch.cat(parts)[None]
+        assert self.read is not None and self.columns is not None
+        attending, late = self.read[self.read < self.n_spread], self.read[self.read >= self.n_spread]
         if len(attending):
             assert self.mixed is not None
             rows, columns = packing.row[attending], packing.column[attending]
-            if self.few_queries:  # which of the row's read columns
-                columns = (self.columns[packing.examples[rows]] == columns[:, None]).int().argmax(1)
-            parts.append(self.mixed[rows, columns])
-            if self.few_queries and packing.n_clean:
-                self.clean.mixed = self.mixed.new_zeros(packing.n_clean, self.mixed.shape[-1])
+            which = (self.columns[packing.examples[rows]] == columns[:, None]).int().argmax(1)
+            parts.append(self.mixed[rows, which])
+            if packing.n_clean:
                 own = attending < packing.n_clean
+                self.clean.mixed = self.mixed.new_zeros(packing.n_clean, self.mixed.shape[-1])
                 self.clean.mixed[attending[own]] = parts[0][own]
-        late = places[places >= self.n_spread]
         if len(late):
             assert self.clean.mixed is not None
             parts.append(self.clean.mixed[packing.clean_place[late]])
@@ -294,7 +323,7 @@ class BlockPass:
             value = value.clone() if items else value
             for row, edit in items:
                 here = chosen.index(row)
-                columns = edit.columns.to(value.device)
+                columns = torch.tensor(edit.columns, device=value.device)
                 head, by_query = edit.placed.site.head, name in MAP_SITES
                 view = value[here : here + 1]
                 view = view if head is None else view.select(1 if by_query else 2, head)
@@ -352,34 +381,44 @@ class BlockPass:
         where the tensor is ours.
         """
         value = value if owned else value.clone()
-        given: dict[int | None, list[tuple[Tensor, Tensor]]] = {}
+        given: dict[int | None, tuple[list[int], list[Tensor]]] = {}
         items = self.edits[site]
         alone = len({row for row, _ in items}) == len(items)  # no row has two edits here: their order is free
         for row, edit in items:
-            columns = edit.columns.to(value.device)
-            place, head = self.packing.index(row, columns), edit.placed.site.head
+            place, head = self.packing.index(row, edit.columns), edit.placed.site.head
             example = self.packing.rows[row].example
             if alone and isinstance(edit.placed.edit, Set):
-                given.setdefault(head, []).append((place, edit.placed.edit.value_at(example, columns)))
+                places, values = given.setdefault(head, ([], []))
+                places.extend(place)
+                values.append(edit.placed.edit.value_at(example, edit.columns))
                 continue
-            place = self._among_asking(site, place)
+            here, there = self._there(site, torch.tensor(place, device=value.device))
+            columns = torch.tensor(edit.columns, device=value.device)[there]
             own = edit.placed.edit.at(torch.tensor([[example]], device=value.device), columns[None])
             if head is None:
-                value[0, place] = own.change(value[:, place])[0]
+                value[0, here] = own.change(value[:, here])[0]
             else:
-                value[0, place, head] = own.change(value[:, place, head])[0]
-        for head, parts in given.items():  # patches, all at once
-            place = self._among_asking(site, torch.cat([place for place, _ in parts]))
-            new = torch.cat([new for _, new in parts]).to(value)
+                value[0, here, head] = own.change(value[:, here, head])[0]
+        for head, (places, values) in given.items():  # patches, all at once
+            here, there = self._there(site, torch.tensor(places, device=value.device))
+            new = torch.cat(values)[there].to(value)
             if head is None:
-                value[0, place] = new
+                value[0, here] = new
             else:
-                value[0, place, head] = new
+                value[0, here, head] = new
         return value
 
-    def _among_asking(self, site: Site, place: Tensor) -> Tensor:
-        """Where tokens lie at a site: queries, keys and values are there for those that ask only."""
-        return torch.searchsorted(self.asking, place) if self.narrow and site.name in ("q", "k", "v") else place
+    def _there(self, site: Site, place: Tensor) -> tuple[Tensor, Tensor | slice]:
+        """Where packed tokens lie at a site, and which of them are there at all: queries, keys and values of those that
+        ask, in the last layer the mixed values of those that are read.
+        """
+        if site.name in ("q", "k", "v") and self.narrow:
+            return torch.searchsorted(self.asking, place), slice(None)
+        if site.name == "z" and self.few_queries:
+            assert self.read is not None
+            there = torch.isin(place, self.read)
+            return torch.searchsorted(self.read, place[there]), there
+        return place, slice(None)
 
     # -- fewer tokens in the last layer --------------------------------------------------------------------------------
 

@@ -55,9 +55,12 @@ class Packing:
         """How many rows take part in a layer."""
         return bisect.bisect_left(self._joins, (layer + 1, False))
 
-    def index(self, row: int, columns: Tensor) -> Tensor:
+    def index(self, row: int, columns: Sequence[int]) -> Sequence[int]:
         """Places of some columns of a row."""
-        return columns - self.rows[row].first + self.starts[row]
+        shift = self.starts[row] - self.rows[row].first
+        if isinstance(columns, range):
+            return range(columns.start + shift, columns.stop + shift)
+        return [column + shift for column in columns]
 
     def places(self, columns: Int[Tensor, "batch position"]) -> Int[Tensor, "row position"]:
         """Places of the columns that a metric reads, -1 where a row does not differ from the clean run there."""
@@ -81,17 +84,16 @@ class Packing:
         there; the others are the clean run's.
         """
         older = self.older(layer)
-        changed = [
-            self.index(row, edit.columns)
+        changed = {
+            place
             for site, items in edits.items()
             if site.name not in LATE_SITES and site.name not in INNER_SITES
             for row, edit in items
             if row >= older
-        ]
+            for place in self.index(row, edit.columns)
+        }
         before = torch.arange(self.starts[older], device=self.row.device)
-        if not changed:
-            return before
-        return torch.cat([before, torch.cat(changed).to(before.device).unique()])
+        return torch.cat([before, before.new_tensor(sorted(changed))]) if changed else before
 
 
 def _clean_rows(clean: Clean) -> list[Row]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from hooke.model.families.family import Layout
@@ -25,11 +24,11 @@ class LocalEdit:
     """A placed edit as one row sees it.
 
     Args:
-        columns: the columns of the row that it changes, ascending.
+        columns: the columns of the row that it changes, ascending; a range where they are next to each other.
     """
 
     placed: PlacedEdit
-    columns: Tensor
+    columns: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -69,27 +68,46 @@ def why_not_packed(placed: Sequence[PlacedEdit]) -> str | None:
     return None
 
 
-def rows_of(layout: Layout, tokens: Tokens, edit_set: int, placed: Sequence[PlacedEdit]) -> list[Row]:
-    """The rows of one edit set, one per example that it changes."""
-    rows = []
-    starts, lengths = tokens.starts.tolist(), tokens.lengths.tolist()
-    for example, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-        local = [LocalEdit(item, _columns(item, example, start, start + length)) for item in placed]
-        local = [edit for edit in local if len(edit.columns)]
-        if not local:
-            continue  # nothing of this example changes
-        places = [_place_of(layout, edit.placed) for edit in local]
-        local.sort(key=lambda edit: edit.placed.site.without_head.order)  # as they meet in a forward pass
-        layer, late = min(places)
-        first = min(int(edit.columns[0]) for edit in local) if layout.causal else start
-        rows.append(Row(edit_set, example, layer, bool(late), first, start + length, tuple(local)))
-    return rows
+class Rows:
+    """Works out the rows of edit sets over the same inputs."""
+
+    def __init__(self, layout: Layout, tokens: Tokens) -> None:
+        self.layout = layout
+        self.bounds = list(zip(tokens.starts.tolist(), (tokens.starts + tokens.lengths).tolist(), strict=True))
+        # Edits of a sweep share their masks: mask -> its columns by example; the mask itself is kept, so that no other
+        # takes its place.
+        self.seen: dict[int, tuple[Tensor | None, list[Sequence[int]]]] = {}
+
+    def of(self, edit_set: int, placed: Sequence[PlacedEdit]) -> list[Row]:
+        """The rows of one edit set, one per example that it changes."""
+        rows = []
+        for example, (start, end) in enumerate(self.bounds):
+            local = [LocalEdit(item, self._columns(item, example)) for item in placed]
+            local = [edit for edit in local if len(edit.columns)]
+            if not local:
+                continue  # nothing of this example changes
+            if len(local) > 1:
+                local.sort(key=lambda edit: edit.placed.site.without_head.order)  # as they meet in a forward pass
+            layer, late = min(_place_of(self.layout, edit.placed) for edit in local)
+            first = min(edit.columns[0] for edit in local) if self.layout.causal else start
+            rows.append(Row(edit_set, example, layer, bool(late), first, end, tuple(local)))
+        return rows
+
+    def _columns(self, item: PlacedEdit, example: int) -> Sequence[int]:
+        where = item.where
+        if id(where) not in self.seen:
+            found: list[Sequence[int]] = []
+            for row, (start, end) in enumerate(self.bounds):
+                columns = range(start, end) if where is None else where[row, :end].nonzero()[:, 0].tolist()
+                found.append(_joined(columns))
+            self.seen[id(where)] = (where, found)
+        return self.seen[id(where)][1][example]
 
 
-def _columns(item: PlacedEdit, example: int, start: int, end: int) -> Tensor:
-    if item.where is None:
-        return torch.arange(start, end)
-    return item.where[example, :end].nonzero()[:, 0].cpu()
+def _joined(columns: Sequence[int]) -> Sequence[int]:
+    """Ascending columns as a range, where they are one."""
+    whole = len(columns) and columns[-1] - columns[0] == len(columns) - 1
+    return range(columns[0], columns[-1] + 1) if whole else columns
 
 
 def acts_at(site: Site, n_layers: int) -> Site:

@@ -31,7 +31,7 @@ from hooke.model.sweep.clean import Clean, NotPlain
 from hooke.model.sweep.layered import CleanBlocks, clean_blocks, layered_pass
 from hooke.model.sweep.packed import packed_pass
 from hooke.model.sweep.packing import Packing
-from hooke.model.sweep.rows import Row, rows_of, why_not_packed
+from hooke.model.sweep.rows import Row, Rows, why_not_packed
 from hooke.model.sweep.tail import Tail, is_plain
 from hooke.model.tokens import Tokens
 
@@ -148,11 +148,11 @@ def plan_sweep(
         metric.check(tokens, model.d_vocab)
     placed = [_placed(model, tokens, number, edits) for number, edits in enumerate(edit_sets)]
     general = _why_all_whole(model, tokens)
-    rows, whole = {}, {}
+    rows, whole, working = {}, {}, Rows(model.layout, tokens)
     for number, edits in enumerate(placed):
         reason = general or why_not_packed(edits)
         if reason is None:
-            rows[number] = rows_of(model.layout, tokens, number, edits)
+            rows[number] = working.of(number, edits)
         else:
             whole[number] = reason
     room = min(_BUDGET, available_bytes(model.device) // 2) if memory is None else memory
@@ -211,6 +211,11 @@ def sweep(
 
 def _placed(model: Model, tokens: Tokens, number: int, edits: Sequence[Edit] | Edit) -> list[PlacedEdit]:
     own = [edits] if isinstance(edits, Edit) else list(edits)
+    if not all(isinstance(edit, Edit) for edit in own):
+        raise ConfigError(
+            f"edit set {number}: a set is one list of edits for all examples, without a list for each; sweep the "
+            "examples apart, or restrict edits to some rows by a Bool [batch, pos] as positions"
+        )
     try:
         return place_edits(model.layout, model.d_vocab, tokens, own)
     except (KeyError, ValueError) as error:

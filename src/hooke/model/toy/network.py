@@ -136,9 +136,9 @@ class ToyBlock(nn.Module):
         self.mlp = None if config.attention_only else ToyMLP(config)
 
     def forward(
-        self, hidden_states: Float[Tensor, "batch pos d_model"], **options: object
+        self, hidden_states: Float[Tensor, "batch pos d_model"], **kwargs: object
     ) -> Float[Tensor, "batch pos d_model"]:
-        middle = hidden_states + self.attn(self.attn_norm(hidden_states), **options)
+        middle = hidden_states + self.attn(self.attn_norm(hidden_states), **kwargs)
         if self.mlp is None:
             return middle
         return middle + self.mlp(self.mlp_norm(hidden_states if self.parallel else middle))
