@@ -98,7 +98,7 @@ class Rows:
         if id(where) not in self.seen:
             found: list[Sequence[int]] = []
             for row, (start, end) in enumerate(self.bounds):
-                columns = range(start, end) if where is None else where[row, :end].nonzero()[:, 0].tolist()
+                columns = range(start, end) if where is None else [c for c in where[row].nonzero()[:, 0].tolist() if start <= c < end]
                 found.append(_joined(columns))
             self.seen[id(where)] = (where, found)
         return self.seen[id(where)][1][example]

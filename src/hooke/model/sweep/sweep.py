@@ -306,9 +306,13 @@ class _Worker:
             raise DataError(f"the metric gave shape {tuple(values.shape)}; expected one number per example")
         return values
 
+    def _is_read(self, row: Row) -> bool:
+        """Whether the metric reads a position at which the row may differ from the clean run."""
+        return self.read is None or row.end > int(self.read[row.example].max()) >= row.first
+
     @torch.no_grad()
     def _packed(self, numbers: Sequence[int]) -> dict[int, Tensor]:
-        rows = [row for number in numbers for row in self.plan.rows[number]]
+        rows = [row for number in numbers for row in self.plan.rows[number] if self._is_read(row)]
         if not self.model.layout.dispatches:
             return self._layered(numbers, sorted(rows, key=lambda row: row.layer))
         first_time = self.clean.output is None
