@@ -81,6 +81,8 @@ def test_what_is_read_gives_the_same_outputs_bit_for_bit(saved, tmp_path_factory
 
 
 def _nowhere(edit: Edit) -> bool:
+    if isinstance(edit, Ablate) and edit.kind == "resample":
+        return True  # at BOS all rows are alike
     positions = getattr(edit, "positions", None)
     return isinstance(positions, torch.Tensor) and not positions[:, 1:].any()
 

@@ -98,8 +98,10 @@ class Rows:
         if id(where) not in self.seen:
             found: list[Sequence[int]] = []
             for row, (start, end) in enumerate(self.bounds):
-                columns = range(start, end) if where is None else [c for c in where[row].nonzero()[:, 0].tolist() if start <= c < end]
-                found.append(_joined(columns))
+                if where is None:
+                    found.append(range(start, end))
+                else:  # a mask may be true at padding
+                    found.append(_joined((where[row, start:end].nonzero()[:, 0] + start).tolist()))
             self.seen[id(where)] = (where, found)
         return self.seen[id(where)][1][example]
 

@@ -270,6 +270,7 @@ class _Worker:
         self.not_plain = not plan.rows
         metric = plan.metric
         self.read = columns_of(self.tokens, metric.positions, "metric") if isinstance(metric, Metric) else None
+        self.last_read = None if self.read is None else self.read.amax(dim=1).tolist()
 
     def values(self, chunk: range) -> Float[Tensor, "set batch"]:
         """The metric under the edit sets of a chunk."""
@@ -308,7 +309,7 @@ class _Worker:
 
     def _is_read(self, row: Row) -> bool:
         """Whether the metric reads a position at which the row may differ from the clean run."""
-        return self.read is None or row.end > int(self.read[row.example].max()) >= row.first
+        return self.last_read is None or self.last_read[row.example] >= row.first
 
     @torch.no_grad()
     def _packed(self, numbers: Sequence[int]) -> dict[int, Tensor]:
