@@ -68,11 +68,11 @@ TRANSFORMER_LENS = {
     "attn.hook_attn_scores": "scores",
     "attn.hook_pattern": "pattern",
     "ln1.hook_scale": "attn_norm_scale",
-    "ln1.hook_normalized": "attn_in",
+    "ln1.hook_out": "attn_in",
     "ln2.hook_scale": "mlp_norm_scale",
-    "ln2.hook_normalized": "mlp_in",
+    "ln2.hook_out": "mlp_in",
     "ln_final.hook_scale": "final_norm_scale",
-    "ln_final.hook_normalized": "final_norm",
+    "ln_final.hook_out": "final_norm",
     "ln1_post.hook_scale": "attn_post_norm_scale",
     "ln2_post.hook_scale": "mlp_post_norm_scale",
     "mlp.hook_pre": "mlp_pre",
@@ -166,6 +166,12 @@ def _from_alias(text: str) -> str:
     """The canonical spelling of a TransformerLens hook name; other text is returned unchanged."""
     if text in TRANSFORMER_LENS and TRANSFORMER_LENS[text] not in BLOCK_SITES:
         return TRANSFORMER_LENS[text]
+    if text.endswith(".hook_normalized"):
+        raise SiteError(
+            f"site {text!r}: in TransformerLens that is before the norm's gain and bias, or behind it, as its weights are "
+            f"folded or not; what the next module reads is {text.replace('hook_normalized', 'hook_out')!r} (attn_in, "
+            "mlp_in, final_norm)"
+        )
     match = _LENS_BLOCK.fullmatch(text)
     if not match:
         return text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -76,4 +76,7 @@ class Freeze(Edit):
     def fit(self, tokens: Tokens, place: Place) -> Edit:
         if place.site not in self.values:
             raise SiteError(f"{self.label}: no value for {place.site}; values are kept by site, layers counted from 0")
-        return Set(place.site, self.values[place.site], self.positions).fit(tokens, place)
+        positions = self.positions
+        if isinstance(positions, Sequence) and not isinstance(positions, str):
+            positions = tokens.at(positions)  # values are of the whole prompt, in whatever order these are named
+        return Set(place.site, self.values[place.site], positions).fit(tokens, place)

@@ -77,9 +77,10 @@ class Carrier(Edit):
         lead = tuple(value.shape[: value.ndim - len(place.feature)])
         if not lead:
             return self
-        if lead == tokens.shape:
-            return self.laid(value, "prompt")
         columns = explicit_columns(lead, tokens, positions)
+        # Where positions name the whole prompt in an order of their own, values come in that order too.
+        if lead == tokens.shape and (columns is None or bool((columns.diff(dim=1) > 0).all())):
+            return self.laid(value, "prompt")
         if columns is None:
             raise ShapeError(
                 f"{self.label}: {self.carried} has shape {tuple(value.shape)}; before the site's {place.feature} only "
