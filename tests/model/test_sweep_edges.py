@@ -1,4 +1,4 @@
-"""Sweeps at their edges: rows that join one by one, metrics that no row reaches, masks at padding, toys of every kind."""
+"""Sweeps at their edges: rows that join one by one, metrics that no row reaches, masks at padding, every toy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 from conftest_model import TEXTS, random_model
 
-from hooke.base.errors import ConfigError
 from hooke.model.edits import Add, Freeze, Scale, Set
 from hooke.model.metrics import LogitDifference
 from hooke.model.model import Model
@@ -70,12 +69,6 @@ def test_toys(switches, side):
     plan = model.plan_sweep(tokens, sets, METRIC)
     assert not plan.whole
     check(model, tokens, sets)
-
-
-def test_a_set_with_a_list_for_each_row_is_refused():
-    model = random_model("gpt2")
-    with pytest.raises(ConfigError, match="edit set 1: a set is one list"):
-        model.sweep(TEXTS, [[], [[Scale("z.0", 0.0)], [], []]], METRIC)
 
 
 @pytest.mark.parametrize("edit", [Set, Add])

@@ -81,7 +81,7 @@ class ToyAttention(nn.Module):
         past_key_values: Cache | None = None,
         position_embeddings: Rotation | None = None,
         added_positions: Added | None = None,
-    ) -> Float[Tensor, "batch pos d_model"]:
+    ) -> Float[Tensor, "batch _ d_model"]:  # as many places as went in, unless a sweep's hooks say otherwise
         turned = hidden_states if added_positions is None else hidden_states + added_positions
         query, key, value = (
             projection(x).unflatten(-1, (-1, self.config.d_head)).transpose(1, 2)
