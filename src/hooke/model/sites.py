@@ -79,7 +79,7 @@ TRANSFORMER_LENS = {
     "mlp.hook_pre_linear": "mlp_pre_linear",
     "mlp.hook_post": "mlp_post",
 }
-_LENS_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+_LENS_BLOCK = re.compile(r"blocks\.(\d+|\*)\.(.+)")
 _INDEX = re.compile(r"-?\d+")
 
 
@@ -168,8 +168,8 @@ def _from_alias(text: str) -> str:
         return TRANSFORMER_LENS[text]
     if text.endswith(".hook_normalized"):
         raise SiteError(
-            f"site {text!r}: in TransformerLens that lies before the norm's gain and bias or behind them, as weights are "
-            f"raw or folded; what the next module reads is {text.replace('hook_normalized', 'hook_out')!r} (attn_in, "
+            f"site {text!r}: in TransformerLens that lies before the norm's gain and bias or behind them, as weights "
+            f"are raw or folded; what the next module reads is {text.replace('hook_normalized', 'hook_out')!r} (attn_in, "
             "mlp_in, final_norm)"
         )
     match = _LENS_BLOCK.fullmatch(text)
