@@ -87,3 +87,35 @@ def test_what_is_frozen_is_of_the_whole_prompt_in_whatever_order_positions_are_n
     frozen = Freeze.from_run(run, positions=[2, 0, 1])
     changed = model.run("ab", edits=[Scale("resid_post.0", 3.0), frozen]).logits
     assert torch.equal(changed, run.logits)
+
+
+def test_positions_in_no_order_carry_their_own_values():
+    model = random_model("gpt2", torch.float64)
+    tokens = model.tokens(TEXTS, padding_side="left")
+    values = torch.randn(3, 4, model.d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    places = [4, 0, -1, 1]  # no order in which going there and coming back is the same
+    sets = [[edit("resid_pre.1", values, positions=places)] for edit in (Set, Add)]
+    sets += [[Set("resid_pre.2", values[0], positions=places), Scale("z.0", 0.5)]]
+    by_hand = [[Set("resid_pre.1", values[:, i : i + 1], positions=[p]) for i, p in enumerate(places)]]
+    check(model, tokens, sets + by_hand)
+    found = model.sweep(tokens, [sets[0], by_hand[0]], METRIC)
+    torch.testing.assert_close(found.values[0], found.values[1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("memory", [None, 1])
+@pytest.mark.parametrize("positions", [2, [0, 3, -1]])
+def test_metrics_within_rows_of_one_length(positions, memory):
+    """Without padding the kernels get no mask, and queries that are read must still not see later keys."""
+    model = random_model("llama-gqa", torch.float64)
+    sets = [[Scale(f"{name}.{n}", 0.3, positions=[1])] for name in ("resid_pre", "v", "z") for n in range(3)]
+    check(model, model.tokens(["abcdef", "ghijkl"]), sets, LogitDifference(5, 8, positions), memory=memory)
+
+
+@pytest.mark.parametrize("family", ["llama-gqa", "gptj", "bloom"])
+def test_captures_around_a_sweep_see_nothing_of_it(family):
+    model = random_model(family)
+    alone = model.run("abcdef", capture=["resid_post.1", "pattern.1"])
+    with model.capture("resid_post.1", "pattern.1") as acts:
+        model.run("abcdef")
+        model.sweep("abcdef", [[Scale("z.0", 0.0)], [Scale("scores.1", 0.5)]], METRIC)
+    assert all(torch.equal(acts[site], alone.acts[site]) for site in alone.acts)

@@ -240,6 +240,8 @@ class _Worker:
     def _captured(self, asked: Site, value: Tensor) -> Tensor:
         if asked.head is not None:
             value = value.select(_head_dim(asked), asked.head)
+            if self.plan.at is None:
+                value = value.clone()  # so that one head does not keep all of them
         if self.plan.at is not None:
             columns = self.plan.at.to(value.device)
             rows = torch.arange(len(columns), device=columns.device)[:, None]

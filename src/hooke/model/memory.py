@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 
 from hooke.base.errors import ConfigError
-from hooke.model.families.family import Layout
-from hooke.model.sites import MAP_SITES, Site
+from hooke.model.families.family import InterleavedHeads, Layout, SplitHeads
+from hooke.model.families.views import GroupedHeads, Part
+from hooke.model.sites import INNER_SITES, MAP_SITES, Site
 
 _GIB = 2**30
 
@@ -23,8 +24,8 @@ def capture_bytes(
     dtype: torch.dtype,
     kept: int | None = None,
 ) -> int:
-    """Bytes that the captured tensors of these sites hold after a run, as an upper bound (views of one module's output
-    count each for itself).
+    """Bytes that the captured tensors of these sites hold after a run, as an upper bound. What is a part of a joined
+    tensor, as q of q, k and v in one matrix, keeps all of it, once for all its parts.
 
     Args:
         shape: (batch, pos) of the input.
@@ -32,15 +33,34 @@ def capture_bytes(
     """
     batch, width = shape
     rows = batch * (width if kept is None else kept)
-    total = 0
+    total, joined = 0, dict[str, int]()
     for site in sites:
+        # Norms' scales, and what families with attention code of their own compute inside it, are in float32.
+        wide = site.name.endswith("_scale") or (site.name in INNER_SITES and not layout.dispatches)
+        itemsize = max(dtype.itemsize, 4) if wide else dtype.itemsize
+        width_joined = None if kept is not None or site.head is not None else _joined_width(layout, site)
+        if width_joined is not None:
+            joined[layout.path(site.name, site.layer)] = rows * width_joined * itemsize
+            continue
         if site.name in MAP_SITES:
             size = (1 if site.head is not None else layout.n_heads) * width
         else:
             feature = layout.feature_shape(site.name, vocab)
             size = math.prod(feature[1:] if site.head is not None else feature)
-        total += rows * size
-    return total * dtype.itemsize
+        total += rows * size * itemsize
+    return total + sum(joined.values())
+
+
+def _joined_width(layout: Layout, site: Site) -> int | None:
+    """Width of the tensor that a site's is a part of; None where it is a tensor of its own."""
+    if site.name in INNER_SITES:
+        return None
+    view = layout.tap(site.name, site.layer).view
+    if isinstance(view, SplitHeads | Part):
+        return sum(view.widths)
+    if isinstance(view, InterleavedHeads | GroupedHeads):
+        return (layout.n_heads + 2 * layout.n_kv_heads) * view.d_head
+    return None
 
 
 def available_bytes(device: torch.device) -> int:

@@ -84,7 +84,7 @@ def layered_pass(
             )
     repeated = dataclasses.replace(tokens, media={}, image=None).rows(examples.tolist())
     hidden = clean.inputs[rows[0].layer][:0]
-    with applied(hf, layout, Plan(edits=tuple(placed)), repeated):
+    with own_run(), applied(hf, layout, Plan(edits=tuple(placed)), repeated):  # no listener of the caller's hears it
         for n in range(rows[0].layer, layout.n_layers):
             joined = sum(row.layer <= n for row in rows)
             hidden = torch.cat([hidden, clean.inputs[n][examples[len(hidden) : joined]]])
