@@ -169,8 +169,8 @@ def _from_alias(text: str) -> str:
     if text.endswith(".hook_normalized"):
         raise SiteError(
             f"site {text!r}: in TransformerLens that lies before the norm's gain and bias or behind them, as weights "
-            f"are raw or folded; what the next module reads is {text.replace('hook_normalized', 'hook_out')!r} (attn_in, "
-            "mlp_in, final_norm)"
+            f"are raw or folded; what the next module reads is {text.replace('hook_normalized', 'hook_out')!r} "
+            "(attn_in, mlp_in, final_norm)"
         )
     match = _LENS_BLOCK.fullmatch(text)
     if not match:
