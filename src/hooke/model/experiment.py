@@ -50,7 +50,7 @@ class Experiment:
     Args:
         model: name of the model, as `hooke.load` takes it.
         inputs: texts (the model's BOS is added), or tokens.
-        edit_sets: name -> edits.
+        edit_sets: name -> edits, or one edit; kept as lists.
         metric: one number per example.
         expected: what came out when it was kept; see `kept`.
         dtype: precision of the model then.
@@ -59,7 +59,7 @@ class Experiment:
 
     model: str
     inputs: Sequence[str] | Tokens
-    edit_sets: Mapping[str, Sequence[Edit]]
+    edit_sets: Mapping[str, Sequence[Edit] | Edit]
     metric: Metric
     expected: Outcome | None = None
     dtype: str | None = field(default=None, kw_only=True)
@@ -68,6 +68,12 @@ class Experiment:
     def __post_init__(self) -> None:
         if not self.edit_sets:
             raise ConfigError("an experiment needs at least one edit set")
+        if not isinstance(self.edit_sets, Mapping):
+            raise ConfigError(
+                f"an experiment's edit sets are a mapping from names to edits; got {type(self.edit_sets).__name__}"
+            )
+        sets = {name: [own] if isinstance(own, Edit) else own for name, own in self.edit_sets.items()}
+        object.__setattr__(self, "edit_sets", sets)
         if not isinstance(self.inputs, Tokens) and (isinstance(self.inputs, str) or not len(self.inputs)):
             raise DataError(f"an experiment's inputs are texts in a list, or tokens; got {self.inputs!r}")
         if self.dtype is not None and not isinstance(getattr(torch, self.dtype, None), torch.dtype):

@@ -42,12 +42,12 @@ class Gradients:
     grads: Mapping[Site, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, site: Site | str) -> Tensor:
-        """The gradient at a site.
+        """The gradient at a site, under its name or as it was asked for.
 
         Raises:
             SiteError: where it was not asked for.
         """
-        asked = site if isinstance(site, Site) else Site.parse(site)
+        asked = site if isinstance(site, Site) else self.run.spelt.get(site) or Site.parse(site)
         if asked not in self.grads:
             known = [str(s) for s in self.grads]
             raise SiteError(f"no gradient at {str(asked)!r}{nearest(str(asked), known)}; there are: {', '.join(known)}")
@@ -119,7 +119,11 @@ def gradients(
         found = _backward(values, [progress.acts[site] for site in whole], whole, len(tokens))
     grads = dict(zip(whole, found, strict=True))
     acts = {site: value.detach() for site, value in progress.acts.items()}
-    run = Run(tokens, None if logits is None else logits.detach(), acts | {s: _head(acts, s) for s in asked})
+    named = [name for name in (sites, capture) if isinstance(name, str)]
+    named += [name for names in (sites, capture) if not isinstance(names, str | Site) for name in names]
+    spelt = {name: s[0] for name in named if isinstance(name, str) and len(s := resolve(model.layout, name)) == 1}
+    whole_acts = acts | {s: _head(acts, s) for s in asked}
+    run = Run(tokens, None if logits is None else logits.detach(), whole_acts, spelt=spelt)
     return Gradients(run, values.detach(), {site: _head(grads, site) for site in asked})
 
 

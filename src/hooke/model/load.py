@@ -79,6 +79,7 @@ def load(
             raise ModelError(f"expected (hf_model, tokenizer), got a tuple of {len(source)}")
         check_pair(*source)
         return Model(*source, name=source[0].config._name_or_path or "unnamed")
+    _refuse_device(device)
     name, place = str(source), _place(str(source))
     with _readable(name):
         config = AutoConfig.from_pretrained(place)
@@ -99,6 +100,14 @@ def load(
 
 
 # -- what is refused, and what is chosen -------------------------------------------------------------------------------
+
+
+def _refuse_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for a device
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"device {str(device)!r} cannot be used: {reason}; expected for example 'cpu'") from error
 
 
 def _refuse(name: str, config: PretrainedConfig, device_map: DeviceMap | None) -> str | None:

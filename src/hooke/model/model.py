@@ -222,6 +222,9 @@ class Model:
             DataError: for an empty batch, or a text without tokens where no BOS is added.
         """
         texts = [text] if isinstance(text, str) else list(text)
+        for row, given in enumerate(texts):
+            if not isinstance(given, str):
+                raise DataError(f"text {row} is of type {type(given).__name__}; give rows of ids to `model.batch`")
         around = bos and not self.layout.causal and self.tokenizer.cls_token_id is not None
         first = [self.tokenizer.bos_token_id] if bos and not around and self.tokenizer.bos_token_id is not None else []
         rows = [first + self.tokenizer(t, add_special_tokens=around)["input_ids"] for t in texts]

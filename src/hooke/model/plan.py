@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from hooke.base.errors import ConfigError, ShapeError, SiteError, nearest
+from hooke.base.errors import ConfigError, DataError, ShapeError, SiteError, nearest
 from hooke.model.aliases import module_path
 from hooke.model.edits import Edit, Place, Positions
 from hooke.model.families.family import Layout
@@ -28,8 +29,8 @@ from hooke.model.sites import (
 )
 from hooke.model.tokens import Tokens
 
-# One list for all rows, or one list per row.
-Edits = Sequence[Edit] | Sequence[Sequence[Edit]]
+# One edit or one list for all rows, or one list per row.
+Edits = Edit | Sequence[Edit] | Sequence[Sequence[Edit]]
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,9 @@ def make_plan(
 
 
 def place_edits(layout: Layout, vocab: int, tokens: Tokens, edits: Edits) -> list[PlacedEdit]:
-    """Work out sites and positions of edits: one list for all rows, or one list per row."""
+    """Work out sites and positions of edits: one for all rows, one list for all rows, or one list per row."""
+    if isinstance(edits, Edit):
+        edits = [edits]
     if all(isinstance(edit, Edit) for edit in edits):
         return [placed for edit in edits for placed in _place(layout, vocab, tokens, edit)]
     if any(isinstance(edit, Edit) for edit in edits) or len(edits) != len(tokens):
@@ -239,31 +242,54 @@ def _where(tokens: Tokens, positions: Positions, label: str) -> tuple[Tensor | N
     if isinstance(positions, str) and positions in ("kept", "prompt", "generated"):
         where = {"kept": tokens.keep, "prompt": tokens.mask, "generated": torch.zeros_like(tokens.mask)}[positions]
         return where, positions != "prompt"
-    if positions == "image" and tokens.image is not None:
+    if isinstance(positions, str) and positions == "image" and tokens.image is not None:
         return tokens.image, False
     if not isinstance(positions, str):
-        return tokens.at([positions] if isinstance(positions, int) else positions), False
-    columns = columns_of(tokens, positions, label)
+        with _named(label):
+            return tokens.at([positions] if isinstance(positions, int) else positions), False
+    image = ("image",) if tokens.image is not None else ()
+    columns = columns_of(tokens, positions, label, words=("prompt", "generated", "kept", *image))
     return torch.zeros_like(tokens.mask).scatter(1, columns, True), False
 
 
-def columns_of(tokens: Tokens, positions: Positions, label: str) -> Int[Tensor, "batch position"]:
+@contextmanager
+def _named(label: str) -> Iterator[None]:
+    """Say of which edit or metric a position is."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{label}: {error}") from error
+
+
+def columns_of(
+    tokens: Tokens, positions: Positions, label: str, *, words: Sequence[str] = ()
+) -> Int[Tensor, "batch position"]:
     """Columns of explicit positions: an int, ints, "last", or a name that the tokens carry.
 
+    Args:
+        words: what else is known where it is asked for, for messages.
+
     Raises:
-        ConfigError: for a word that is neither.
+        ConfigError: for a word that is neither, or a tensor.
         DataError: for a position beyond a row.
     """
-    if isinstance(positions, str) and positions != "last":
-        if positions not in tokens.names:
-            if positions == "each":
-                raise ConfigError(f"{label}: positions 'each' stands for many runs; use sweep, or expand_each")
-            known = ["last", "prompt", "generated", "kept", "each", *(["image"] if tokens.image is not None else [])]
-            known += tokens.names
-            hint = nearest(positions, known)
-            raise ConfigError(f"{label}: positions {positions!r} is not known{hint}; use {', '.join(map(repr, known))}")
-        return tokens.named(positions)
-    if positions == "last":
-        positions = -1
-    assert isinstance(positions, int | Sequence)
-    return tokens.columns([positions] if isinstance(positions, int) else positions)
+    if positions is None or isinstance(positions, Tensor):
+        found = "None" if positions is None else f"a {positions.dtype} tensor of shape {tuple(positions.shape)}"
+        raise ConfigError(
+            f"{label}: positions is {found}; expected an int, ints, 'last' or a name that the tokens carry"
+        )
+    with _named(label):
+        if not isinstance(positions, str):
+            return tokens.columns([positions] if isinstance(positions, int) else positions)
+        if positions == "last":
+            return tokens.columns([-1])
+        if positions in tokens.names:
+            return tokens.named(positions)
+    if positions == "each":
+        raise ConfigError(
+            f"{label}: positions 'each' stands for many runs; make an edit set for each position with "
+            "hooke.model.edits.expand_each(edits, tokens), and sweep those"
+        )
+    known = ["last", *words, *tokens.names]
+    hint = nearest(positions, known)
+    raise ConfigError(f"{label}: positions {positions!r} is not known{hint}; use {', '.join(map(repr, known))} or ints")

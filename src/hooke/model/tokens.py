@@ -63,6 +63,8 @@ class Tokens:
             ids, mask = _pad(ids, pad_id, padding_side)
         if ids.ndim != 2 or ids.numel() == 0:
             raise DataError(f"token ids have shape {tuple(ids.shape)}; expected a non-empty [batch, pos]")
+        if ids.is_floating_point() or ids.dtype == torch.bool:
+            raise DataError(f"token ids have dtype {ids.dtype}; expected whole numbers")
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(ids.device)
         if mask.shape != ids.shape:
             raise DataError(f"the mask has shape {tuple(mask.shape)}; the ids have {tuple(ids.shape)}")
@@ -120,9 +122,9 @@ class Tokens:
         """Columns of positions that were given in terms of each row's own tokens; negative ones count from its end.
 
         Raises:
-            DataError: for a position beyond a row, naming the row and its length.
+            DataError: for a position beyond a row, naming the row and its length, or one that is no whole number.
         """
-        asked = tuple(positions)
+        asked = _whole_numbers(positions)
         if asked not in self._found:  # sweeps ask for the same few positions again and again
             given = torch.tensor(asked, dtype=torch.long, device=self.ids.device).expand(len(self.ids), -1)
             self._found[asked] = self._columns(given)
@@ -130,7 +132,7 @@ class Tokens:
 
     def at(self, positions: Sequence[int]) -> Bool[Tensor, "batch pos"]:
         """True at these positions, given in terms of each row's own tokens. Not to be written into."""
-        asked = tuple(positions)
+        asked = _whole_numbers(positions)
         if asked not in self._marked:
             columns = self.columns(asked)
             self._marked[asked] = torch.zeros_like(self.mask).scatter(1, columns, True)
@@ -140,14 +142,21 @@ class Tokens:
         """Column of a named position in each row.
 
         Raises:
-            DataError: for a name that these tokens do not carry, or a position beyond a row.
+            DataError: for a name that these tokens do not carry, a position beyond a row, or another number of them
+                than there are rows.
         """
         if name not in self.names:
             known = ", ".join(self.names) or "none"
             raise DataError(
                 f"position {name!r} is not a name of these tokens{nearest(name, self.names)}; named: {known}"
             )
-        return self._columns(self.names[name].to(self.ids.device)[:, None])
+        places = self.names[name]
+        if not isinstance(places, Tensor) or tuple(places.shape) != (len(self),) or places.is_floating_point():
+            found = tuple(places.shape) if isinstance(places, Tensor) else repr(places)
+            raise DataError(
+                f"name {name!r} has positions {found}; expected an Int tensor of shape ({len(self)},), one for each row"
+            )
+        return self._columns(places.to(self.ids.device)[:, None])
 
     def rows(self, index: Sequence[int] | slice) -> Tokens:
         """Some of the rows, same width, with their own media.
@@ -200,6 +209,16 @@ class Tokens:
 
     def __len__(self) -> int:
         return self.ids.shape[0]
+
+
+def _whole_numbers(positions: Any) -> tuple[int, ...]:
+    """Positions as a tuple. True is no position, though Python counts it as 1: a mask would name two tokens."""
+    asked = tuple(positions) if hasattr(positions, "__iter__") else (positions,)
+    for position in asked:
+        if type(position) is not int:
+            hint = "; a mask is a Bool tensor [batch, pos]" if isinstance(position, bool) else ""
+            raise DataError(f"position {position!r} is of type {type(position).__name__}; expected an int{hint}")
+    return asked
 
 
 def _pad(rows: Sequence[Sequence[int]], pad_id: int, side: str) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,8 @@ is the edited value. Gradients flow through every edit, to the model's activatio
 Positions: None (everywhere, generated tokens included), an int or a sequence of ints (in terms of each row's own
 tokens, negative from the end), "last" (the last prompt token), "prompt", "generated", "kept" (the one mask: no
 padding, no special tokens; generated tokens count as kept), "image" (placeholders of image features), a name that the
-tokens carry (`Tokens.names`), a Bool tensor [batch, pos], or, for sweeps, "each" (one edit set per position).
+tokens carry (`Tokens.names`), a Bool tensor [batch, pos], or "each" (for sweeps: `expand_each` makes one edit set of it
+for each position).
 """
 
 from __future__ import annotations

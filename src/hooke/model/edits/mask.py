@@ -34,7 +34,7 @@ class Mask(Edit):
 
     def __post_init__(self) -> None:
         if not isinstance(self.edges, Tensor):
-            object.__setattr__(self, "edges", tuple((query, key) for query, key in self.edges))
+            object.__setattr__(self, "edges", tuple(tuple(edge) for edge in self.edges))
 
     @property
     def per_position(self) -> bool:
@@ -44,6 +44,9 @@ class Mask(Edit):
         if place.site.name != "scores":
             layer = "*" if place.site.layer is None else place.site.layer
             raise ConfigError(f"{self.label}: edges are cut at scores; write Mask('scores.{layer}', ...)")
+        loose = () if isinstance(self.edges, Tensor) else [edge for edge in self.edges if len(edge) != 2]
+        if loose:
+            raise DataError(f"{self.label}: edge {loose[0]} is no pair (query, key)")
         if isinstance(self.edges, Tensor) and self.edges.dtype != torch.bool:
             raise DataError(f"{self.label}: edges has dtype {self.edges.dtype}; expected Bool, or pairs of positions")
 

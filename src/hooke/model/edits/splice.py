@@ -68,6 +68,10 @@ class Splice(Edit):
 
     def check(self, place: Place) -> None:
         super().check(place)
+        if not isinstance(self.dictionary, Reconstructs):
+            raise ConfigError(
+                f"{self.label}: {type(self.dictionary).__name__} is no dictionary: it has no reconstruct(x)"
+            )
         self.refuse_maps(place, "a dictionary reads activations")
         feature = cast(tuple[int, ...], place.feature)
         for side in ("d_in", "d_out"):

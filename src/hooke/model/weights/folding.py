@@ -249,7 +249,9 @@ def _left_as_they_are(raw: WeightSet, rewrites: Rewrites) -> list[str]:
         mixtures = [layer for layer in range(layout.n_layers) if _is_mixture(layout, layer)]
         if mixtures:
             layers = ", ".join(map(str, mixtures))
-            notes.append(f"fold_norm: mlp_norm keeps its gain in layers {layers}, where router and experts read it")
+            routed = layout.has("router_logits", mixtures[0])
+            why = "where router and experts read it" if routed else f"as {layout.why_absent('mlp_post')}"
+            notes.append(f"fold_norm: mlp_norm keeps its gain in layers {layers}, {why}")
     if rewrites.centre_writing and layout.has("embed", None):
         entry = layout.path("embed", None)
         if isinstance(raw.hf.get_submodule(entry), torch.nn.LayerNorm):

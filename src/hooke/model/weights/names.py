@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hooke.base.errors import SiteError
+from hooke.base.errors import SiteError, nearest
 from hooke.model.families.family import Layout
 from hooke.model.weights.factored import Factored
 from hooke.model.weights.places import GLOBAL_NAMES, LAYER_NAMES, split_name
@@ -134,6 +134,10 @@ class WeightSet(Mapping):
     @abstractmethod
     def has(self, name: str, layer: int | None) -> bool:
         """Whether the architecture has this weight; a bias counts where its matrix does."""
+
+    def __getattr__(self, name: str) -> Any:  # only where nothing else has been found
+        known = [*GLOBAL_NAMES, *LAYER_NAMES]
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}{nearest(name, known)}")
 
     # -- a mapping -----------------------------------------------------------------------------------------------------
 
