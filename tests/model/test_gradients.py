@@ -226,3 +226,13 @@ def test_refusals(function, sites, options, error, words):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.hf.modules())
     with pytest.raises(SiteError, match="no gradient at 'q.0'"):
         model.gradients(TEXTS, metric, ["q.1"])["q.0"]
+
+
+@pytest.mark.parametrize("family", ["opt", "gpt2", "olmo2"])
+def test_the_middle_of_a_block_may_be_the_first_site(family):
+    """OPT flattens the stream there: a view, which is written in place."""
+    model = random_model(family)
+    alone = model.gradients(TEXTS, metric, "resid_mid.1")
+    together = model.gradients(TEXTS, metric, ["resid_pre.0", "resid_mid.1"])
+    torch.testing.assert_close(alone["resid_mid.1"], together["resid_mid.1"])
+    assert list(alone.grads) == [Site("resid_mid", 1)]

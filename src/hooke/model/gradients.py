@@ -17,7 +17,7 @@ from hooke.model.capture import StopRun, applied, check_captured
 from hooke.model.edits import Edit
 from hooke.model.plan import Edits, PlacedEdit, resolve
 from hooke.model.run import Run
-from hooke.model.sites import MAP_SITES, Site
+from hooke.model.sites import INNER_SITES, MAP_SITES, Site
 
 if TYPE_CHECKING:
     from hooke.model.model import Inputs, Model
@@ -105,7 +105,7 @@ def gradients(
         raise SiteError(f"the run stops after {until}, before any of the sites is computed")
     extra = [capture] if isinstance(capture, str | Site) else list(capture)
     plan = model.plan(tokens, capture=[*whole, *extra], edits=edits, until=until)
-    here = tuple(PlacedEdit(site, _Here(site), None, generated=True) for site in whole)
+    here = tuple(PlacedEdit(site, _Here(site), None, generated=True) for site in (*_before(model, whole), *whole))
     plan = dataclasses.replace(plan, edits=(*plan.edits, *here))
     logits = None
     # No-grad up to the first site, whatever is outside.
@@ -125,6 +125,16 @@ def gradients(
     whole_acts = acts | {s: _head(acts, s) for s in asked}
     run = Run(tokens, None if logits is None else logits.detach(), whole_acts, spelt=spelt)
     return Gradients(run, values.detach(), {site: _head(grads, site) for site in asked})
+
+
+def _before(model: Model, sites: list[Site]) -> list[Site]:
+    """Where the graph has to begin before the first site: what is written in place must not be a view that was made
+    without a graph, as OPT's flattened stream is.
+    """
+    first = min(sites, key=lambda site: site.order)
+    if first.layer is None or first.name in INNER_SITES or not model.layout.tap(first.name, first.layer).in_place:
+        return []
+    return [Site("resid_pre", first.layer)]
 
 
 def _backward(values: object, at: list[Tensor], sites: list[Site], batch: int) -> list[Tensor]:
