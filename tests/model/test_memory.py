@@ -35,3 +35,17 @@ def test_parts_of_one_tensor_are_counted_once():
     assert model.capture_bytes(tokens, "q.1") == model.capture_bytes(tokens, ["q.1", "k.1", "v.1"])
     assert held(model, tokens, "q.1", None) == model.capture_bytes(tokens, "q.1")
     assert held(model, tokens, "q.1.2", None) == model.capture_bytes(tokens, "q.1.2") == tokens.ids.numel() * 8 * 4
+
+
+@pytest.mark.parametrize("head", ["", ".2"])
+@pytest.mark.parametrize("name", ["pattern.1", "q_rot.1", "z.1"])
+def test_positions_that_are_kept_are_those_asked_for(name, head):
+    """Of maps, the queries."""
+    model = random_model("llama-gqa")
+    tokens = model.tokens(TEXTS, padding_side="left")
+    whole, kept = (model.run(tokens, capture=name + head, at=at)[name + head] for at in (None, (1, -1)))
+    for row, start in enumerate(tokens.starts.tolist()):
+        columns = [start + 1, tokens.shape[1] - 1]
+        of_row = whole[row].transpose(0, 1) if name == "pattern.1" and not head else whole[row]
+        kept_row = kept[row].transpose(0, 1) if name == "pattern.1" and not head else kept[row]
+        assert torch.equal(kept_row, of_row[columns])
