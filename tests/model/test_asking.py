@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 
 import pytest
 import torch
 from conftest_model import TEXTS, random_model
 
-from hooke.base.errors import ConfigError, DataError, ModelError
-from hooke.model.edits import Ablate, Add, Mask, Place, Scale, Splice, expand_each
+from hooke.base.errors import ConfigError, DataError, FormatError, ModelError
+from hooke.model.edits import Ablate, Add, Mask, Place, Scale, Set, Splice, expand_each
 from hooke.model.experiment import Experiment
 from hooke.model.load import load
-from hooke.model.metrics import Logit
+from hooke.model.metrics import Logit, Probability
 from hooke.model.sites import Site
 from hooke.model.tokens import Tokens
 
@@ -156,3 +157,44 @@ def test_each_of_a_sweep_is_made_by_expand_each(model):
     with pytest.raises(ConfigError, match=r"edit set 0: .*hooke.model.edits.expand_each\(edits, tokens\)"):
         model.plan_sweep(tokens, [edit], Logit(5))
     assert model.sweep(tokens, expand_each([edit], tokens), Logit(5)).values.shape == (tokens.shape[1], 1)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("positions", ["last", "subject"])
+def test_what_was_kept_at_a_place_can_be_put_back_at_it(model, positions, side):
+    names = {"subject": torch.tensor([1, -2, 3])}
+    tokens = dataclasses.replace(model.tokens(TEXTS, padding_side=side), names=names)
+    whole = model.run(tokens, capture="resid_post.1")
+    kept = model.run(tokens, capture="resid_post.1", at=positions)["resid_post.1"]
+    other = kept.flip(0) + 1.0  # a value of its own for every row
+    column = tokens.columns([-1]) if positions == "last" else tokens.named("subject")
+    by_hand = whole["resid_post.1"].clone()
+    by_hand[torch.arange(len(tokens)), column[:, 0]] = other[:, 0]
+    edit = Set("resid_post.1", other, positions=positions)
+    expected = model.run(tokens, edits=[Set("resid_post.1", by_hand)])
+    found = model.run(tokens, edits=[edit])
+    torch.testing.assert_close(found.logits[tokens.mask], expected.logits[tokens.mask], rtol=0, atol=1e-6)
+    assert (found.logits - whole.logits)[tokens.mask].abs().max() > 1e-3
+    swept = model.sweep(tokens, [edit, edit], Logit(5, positions=positions))
+    torch.testing.assert_close(swept.values[1], Logit(5, positions=positions)(found), rtol=0, atol=1e-5)
+
+
+def test_a_sweep_goes_on_only_with_its_own_metric(model, tmp_path):
+    file, sets = tmp_path / "sweep.safetensors", [Ablate("z.1")]
+    tokens = dataclasses.replace(model.tokens(TEXT), names={"subject": torch.tensor([2])})
+    elsewhere = dataclasses.replace(tokens, names={"subject": torch.tensor([4])})
+    metric = Logit(5, positions="subject")
+    done = model.sweep(tokens, sets, metric, resume=file)
+    assert torch.equal(model.sweep(tokens, sets, metric, resume=file).values, done.values)
+    for inputs, other in ((tokens, Probability(5, positions="subject")), (elsewhere, metric)):
+        with pytest.raises(FormatError, match="belongs to another sweep"):
+            model.sweep(inputs, sets, other, resume=file)
+    with pytest.raises(ConfigError, match="a sweep with a function as metric cannot be resumed"):
+        model.sweep(TEXT, sets, lambda run: run.logits[:, -1, 5], resume=tmp_path / "other.safetensors")
+
+
+def test_a_metric_may_say_true_or_false(model):
+    likeliest = int(model.run(TEXT).logits[0, -1].argmax())
+    swept = model.sweep(TEXT, [Ablate("resid_post.2")], lambda run: run.logits[:, -1].argmax(-1) == likeliest)
+    assert swept.baseline.tolist() == [1.0]
+    assert swept.change.tolist() == [[-1.0]]

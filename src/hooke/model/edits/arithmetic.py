@@ -19,8 +19,8 @@ class Set(Carrier):
 
     Args:
         value: of the site's own trailing shape (the same vector at all positions), or `[batch, pos, ...]` for the whole
-            prompt, or, with explicit int positions, `[n_positions, ...]` or `[batch, n_positions, ...]`. Of an
-            attention map: `[query, key]`, `[batch, query, key]` or `[batch, head, query, key]`.
+            prompt, or, with ints, "last" or a name as positions, `[n_positions, ...]` or `[batch, n_positions, ...]`.
+            Of an attention map: `[query, key]`, `[batch, query, key]` or `[batch, head, query, key]`.
     """
 
     value: Tensor

@@ -84,7 +84,8 @@ class Carrier(Edit):
         if columns is None:
             raise ShapeError(
                 f"{self.label}: {self.carried} has shape {tuple(value.shape)}; before the site's {place.feature} only "
-                f"[batch, pos] = {tokens.shape} fits, or one entry per explicit position"
+                f"[batch, pos] = {tokens.shape} fits, or with ints, 'last' or a name as positions [n_positions] or "
+                "[batch, n_positions]"
             )
         if columns.shape[1] > 1 and any(len(set(row)) < len(row) for row in columns.tolist()):
             raise DataError(f"{self.label}: positions {positions} name one position twice")
@@ -102,13 +103,21 @@ class Carrier(Edit):
             )
 
 
+_MANY = ("prompt", "generated", "kept", "image", "each")  # words that stand for no fixed number of positions
+
+
 def explicit_columns(lead: tuple[int, ...], tokens: Tokens, positions: Positions) -> Tensor | None:
     """The columns `[batch, n]` that a value of this leading shape is for; None where it fits no explicit positions."""
     if isinstance(positions, int):
         positions = [positions]
-    if not isinstance(positions, Sequence) or isinstance(positions, str):
+    if isinstance(positions, str) and positions == "last":
+        columns = tokens.columns([-1])
+    elif isinstance(positions, str) and positions in tokens.names and positions not in _MANY:
+        columns = tokens.named(positions)
+    elif isinstance(positions, Sequence) and not isinstance(positions, str):
+        columns = tokens.columns(positions)
+    else:
         return None
-    columns = tokens.columns(positions)
     return columns if lead in ((columns.shape[1],), tuple(columns.shape)) else None
 
 

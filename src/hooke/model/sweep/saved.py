@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hooke.base.errors import FormatError
 from hooke.base.files import read_tensors, write_tensors
 from hooke.model.metrics import Metric
+from hooke.model.plan import columns_of
 
 if TYPE_CHECKING:
     from hooke.model.sweep.planning import SweepPlan
@@ -63,7 +64,9 @@ def _fingerprint(plan: SweepPlan) -> str:
             digest.update(repr(value).encode())
 
     add([plan.tokens.ids, plan.tokens.mask])
-    add(vars(plan.metric) if isinstance(plan.metric, Metric) else getattr(plan.metric, "__qualname__", ""))
+    assert isinstance(plan.metric, Metric)  # functions are refused
+    read = columns_of(plan.tokens, plan.metric.positions, "metric")  # names may stand for other places in other tokens
+    add([type(plan.metric).__name__, vars(plan.metric), read, plan.tokens.media])
     for placed in plan.placed:
         for item in placed:
             add([str(item.site), type(item.edit).__name__, item.where, vars(item.edit)])

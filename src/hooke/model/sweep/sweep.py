@@ -19,6 +19,7 @@ from torch import Tensor
 from hooke.base.errors import ConfigError
 from hooke.base.progress import SILENT, Sink
 from hooke.model.edits import Call, Edit
+from hooke.model.metrics import Metric
 
 if TYPE_CHECKING:
     from hooke.model.model import Inputs, Model
@@ -67,7 +68,8 @@ def sweep(
         edit_sets: what is tried, each a list of edits (or one edit) applied to all examples.
         metric: one number per example, a `Metric` or any function of a `Run`.
         memory: most bytes of activations in one pass; None takes 1 GiB or half of what is free.
-        resume: a file that keeps what is done; a sweep that was stopped goes on from there.
+        resume: a file that keeps what is done; a sweep that was stopped goes on from there. Needs a `Metric`, and edits
+            other than `Call`.
 
     Raises:
         SiteError, ShapeError, DataError, ConfigError: before anything runs.
@@ -75,8 +77,12 @@ def sweep(
     """
     plan = plan_sweep(model, inputs, edit_sets, metric, memory=memory)
     values = torch.full((len(plan.placed), len(plan.tokens)), math.nan, dtype=torch.float64, device=model.device)
-    if resume is not None and any(isinstance(item.edit, Call) for own in plan.placed for item in own):
-        raise ConfigError("a sweep with Call cannot be resumed: nobody can tell whether the function is still the same")
+    calls = any(isinstance(item.edit, Call) for own in plan.placed for item in own)
+    if resume is not None and (calls or not isinstance(metric, Metric)):
+        what = "Call" if calls else "a function as metric"
+        raise ConfigError(
+            f"a sweep with {what} cannot be resumed: nobody can tell whether the function is still the same"
+        )
     done, saved = 0, None if resume is None else Saved(Path(resume), plan)
     if saved is not None:
         done = saved.load(values)

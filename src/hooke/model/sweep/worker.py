@@ -71,9 +71,10 @@ class Worker:
     def _metric(self, run: Run) -> Tensor:
         with torch.no_grad():
             values = self.plan.metric(run)
-        if values.shape != (len(self.tokens),):
-            raise DataError(f"the metric gave shape {tuple(values.shape)}; expected one number per example")
-        return values
+        if not isinstance(values, Tensor) or values.shape != (len(self.tokens),):
+            found = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise DataError(f"the metric gave {found}; expected one number per example")
+        return values if values.is_floating_point() else values.float()  # true and false have no difference
 
     def _is_read(self, row: Row) -> bool:
         """Whether the metric reads a position at which the row may differ from the clean run."""
