@@ -149,20 +149,27 @@ class Attention:
         inner: list[int],
         options: dict[str, Any],
     ) -> Tensor:
-        """Rows with edits inside attention go step by step, the others stay on the kernel."""
+        """Rows whose maps are edited go step by step, the others stay on the kernel, as they do in a run."""
         rows = full[0].shape[0]
+        edited = self.portion.edits.items()
+        maps = sorted({row for site, items in edited if site.name in MAP_SITES for row, _ in items})
+        turned = sorted(set(inner) - set(maps))  # queries or keys alone
         plain = sorted(set(range(rows)) - set(inner))
         mixed = full[0].new_empty(rows, full[0].shape[2], full[0].shape[1], full[2].shape[-1])
-        for chosen in (inner, plain):
+        for chosen in (maps, turned, plain):
             if not chosen:
                 continue
             pick = torch.tensor(chosen, device=full[0].device)
             own = mask if mask is None or mask.shape[0] == 1 else mask[pick]
-            parts = [tensor[pick] for tensor in full]
-            if chosen is plain:
-                mixed[pick], _ = kernel(module, *parts, own, **options)
-            else:
-                mixed[pick], _ = step_by_step(module, *parts, own, observe=self._observer(chosen), **options)
+            query, key, value = (tensor[pick] for tensor in full)
+            observe = self._observer(chosen)
+            if chosen is maps:
+                mixed[pick], _ = step_by_step(module, query, key, value, own, observe=observe, **options)
+                continue
+            if chosen is turned:
+                query = observe("q_rot", query.transpose(1, 2)).transpose(1, 2)
+                key = observe("k_rot", key.transpose(1, 2)).transpose(1, 2)
+            mixed[pick], _ = kernel(module, query, key, value, own, **options)
         return mixed
 
     def _observer(self, chosen: list[int]) -> Callable[[str, Tensor], Tensor]:
@@ -170,6 +177,8 @@ class Attention:
             items = self.portion.edits.get(Site(name, self.portion.layer), ())
             value = value.clone() if items else value
             for row, edit in items:
+                if row not in chosen:
+                    continue
                 here = chosen.index(row)
                 columns = torch.tensor(edit.columns, device=value.device)
                 head, by_query = edit.placed.site.head, name in MAP_SITES

@@ -33,6 +33,8 @@ class Changes:
                 values.append(edit.placed.edit.value_at(example, edit.columns))
                 continue
             here, there = self._there(site, torch.tensor(place, device=value.device))
+            if not len(here):
+                continue  # nobody reads what it changes
             columns = torch.tensor(edit.columns, device=value.device)[there]
             own = edit.placed.edit.at(torch.tensor([[example]], device=value.device), columns[None])
             if head is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from hooke.model.tokens import Tokens
 
@@ -62,6 +64,23 @@ class Clean:
 
 class NotPlain(Exception):
     """The model does something around its blocks that a packed pass would miss."""
+
+
+def block_arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """What a block was called with: its hidden states, which come first in every family, and the rest by name."""
+    signature = _signature(type(module))
+    given = dict(signature.bind(module, *args, **kwargs).arguments)
+    given.pop(next(iter(given)))  # the module itself
+    hidden = given.pop(next(iter(given)))
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            given.update(given.pop(name, {}))
+    return hidden, given
+
+
+@functools.cache
+def _signature(kind: type[nn.Module]) -> inspect.Signature:
+    return inspect.signature(kind.forward)
 
 
 # Packed tokens see no cache, and the attention function gets its mask from the row.

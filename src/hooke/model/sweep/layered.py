@@ -6,7 +6,6 @@ A row enters at the layer where it leaves the clean run; what lies left of its f
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from hooke.model.capture import StopRun, applied, own_run
 from hooke.model.families.family import Layout
 from hooke.model.plan import Plan
+from hooke.model.sweep.clean import block_arguments
 from hooke.model.sweep.rows import Row, acts_at
 from hooke.model.tokens import Tokens
 
@@ -40,9 +40,8 @@ def clean_blocks(hf: nn.Module, layout: Layout, arguments: Mapping[str, Tensor])
 
         def record(module: nn.Module, args: tuple, kwargs: dict[str, Any] | None = None) -> None:
             if mine() and kwargs is not None:  # another thread may call a hook just taken off, without keywords
-                given = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
-                given.update(given.pop("kwargs", {}))
-                clean.inputs.append(given.pop(next(iter(given))))  # hidden states come first in every family
+                hidden, given = block_arguments(module, args, kwargs)
+                clean.inputs.append(hidden)
                 clean.options.append(given)
 
         def finish(module: nn.Module, args: tuple, output: Tensor | tuple) -> None:

@@ -8,8 +8,6 @@ the places that are read go through the output projection and the MLP.
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -24,7 +22,7 @@ from hooke.model.families.family import Layout, Tap
 from hooke.model.sites import INNER_SITES, Site
 from hooke.model.sweep.attending import Attention
 from hooke.model.sweep.changing import Changes
-from hooke.model.sweep.clean import Clean, packed_options
+from hooke.model.sweep.clean import Clean, block_arguments, packed_options
 from hooke.model.sweep.packing import Packing
 from hooke.model.sweep.portion import Portion
 from hooke.model.sweep.rows import LocalEdit
@@ -142,10 +140,7 @@ class BlockPass:
     def _pack(self, module: nn.Module, args: tuple, kwargs: dict[str, Any] | None = None) -> tuple[tuple, dict] | None:
         if kwargs is None or not self.is_mine():
             return None
-        given = dict(_signature(type(module)).bind(module, *args, **kwargs).arguments)
-        given.pop(next(iter(given)))  # the module itself
-        given.update(given.pop("kwargs", {}))
-        hidden = given.pop(next(iter(given)))  # hidden states come first in every family
+        hidden, given = block_arguments(module, args, kwargs)
         packing, whole = self.portion.packing, self.portion.whole
         if packing.n_clean:
             if self.layer == 0:  # the model's own [batch, pos, d_model]
@@ -259,11 +254,6 @@ class BlockPass:
         else:
             handle = module.register_forward_hook(on_call, with_kwargs=True)
         stack.callback(handle.remove)
-
-
-@functools.cache
-def _signature(kind: type[nn.Module]) -> inspect.Signature:
-    return inspect.signature(kind.forward)
 
 
 def _chosen(places: Tensor) -> Callable[[Tensor], Tensor]:

@@ -40,7 +40,7 @@ class Portion:
         asking = packing.asking(layer, edits)
         # Modules cannot reshape nothing: where no token asks, one goes through attention, and nobody reads it.
         self.asking = asking if len(asking) else torch.zeros(1, dtype=torch.long, device=asking.device)
-        self.narrow = len(self.asking) < self.n
+        self.narrow = len(asking) < self.n
         self.columns, self.read = columns, None
         if columns is not None:
             places = packing.places(columns)

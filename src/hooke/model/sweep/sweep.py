@@ -62,7 +62,8 @@ def sweep(
     """The metric of every example under every edit set.
 
     Equal to one edited forward pass for each set, to 1e-5 in float32 and 1e-12 in float64 (sums are taken in another
-    order); the unchanged prefix is computed once, by layer and, in causal models, by position.
+    order; less where the model itself works in float32 inside, as eager softmaxes do); the unchanged prefix is computed
+    once, by layer and, in causal models, by position.
 
     Args:
         edit_sets: what is tried, each a list of edits (or one edit) applied to all examples.
