@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class Ablate(Carrier):
         shared: for "noise": one draw for all rows, so that the row's number does not count.
     """
 
+    carried: ClassVar[str] = "reference"
     kind: str = "zero"  # one of `Kind`; a plain str, so that an unknown word is refused by name
     reference: Tensor | None = None
     positions: Positions = None
@@ -40,10 +41,6 @@ class Ablate(Carrier):
     std: float | None = field(default=None, kw_only=True)
     seed: int = field(default=0, kw_only=True)
     shared: bool = field(default=False, kw_only=True)
-
-    @property
-    def carried(self) -> str:
-        return "reference"
 
     @property
     def is_local(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -23,12 +24,9 @@ class Set(Carrier):
             Of an attention map: `[query, key]`, `[batch, query, key]` or `[batch, head, query, key]`.
     """
 
+    carried: ClassVar[str] = "value"
     value: Tensor
     positions: Positions = None
-
-    @property
-    def carried(self) -> str:
-        return "value"
 
     def tensors(self) -> dict[str, Tensor]:
         return {"value": self.value}
@@ -62,13 +60,10 @@ class Add(Carrier):
         vector: as `value` of `Set`.
     """
 
+    carried: ClassVar[str] = "vector"
     vector: Tensor
     scale: float = 1.0
     positions: Positions = None
-
-    @property
-    def carried(self) -> str:
-        return "vector"
 
     def tensors(self) -> dict[str, Tensor]:
         return {"vector": self.vector}

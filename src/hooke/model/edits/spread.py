@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,16 +20,12 @@ from hooke.model.tokens import Tokens
 class Carrier(Edit):
     """An edit with one tensor that may hold a value for each position, named by `carried`."""
 
+    carried: ClassVar[str]  # name of the field that holds the tensor
     # "value": as given; "columns": [batch, n, ...] for these columns of a prompt; "prompt": [batch, pos, ...]; "map":
     # [batch, (head,) query, key]
     _layout: str = field(default="value", repr=False, init=False)
     _columns: Tensor | None = field(default=None, repr=False, init=False)
     _width: int = field(default=0, repr=False, init=False)
-
-    @property
-    def carried(self) -> str:
-        """Name of the field that holds the tensor."""
-        raise NotImplementedError
 
     @property
     def per_position(self) -> bool:
